@@ -1,0 +1,59 @@
+"""Everything that can go wrong in storage, and whose fault it is.
+
+StorageError
+├── InvalidDataError        the caller's: what was sent can't be taken as it is
+│   └── SchemaMismatchError the caller's: a column is unknown, missing or of another type
+├── SequenceError           the producer's: its batch numbers jumped, or another stream took over
+├── JournalError            the disk's: the journal can't be written
+│   └── JournalCorruptError the disk's: the journal holds something we did not write
+└── StoreClosedError        nobody's: the store is shutting down
+"""
+
+from pathlib import Path
+from typing import final
+
+
+class StorageError(Exception):
+    """Base of all errors of this package; never raised itself."""
+
+
+class InvalidDataError(StorageError):
+    """What was sent can't be taken as it is; ``field`` names the part to mend."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@final
+class SchemaMismatchError(InvalidDataError):
+    """A column is unknown, missing or of another type than the dataset's."""
+
+
+@final
+class SequenceError(StorageError):
+    """A producer's batch does not follow the last one the store has taken from it."""
+
+    def __init__(self, message: str, *, expected: int | None = None) -> None:
+        super().__init__(message)
+        self.expected = expected
+
+
+class JournalError(StorageError):
+    """The journal can't be written; nothing that was acknowledged is lost."""
+
+
+@final
+class JournalCorruptError(JournalError):
+    """A journal file holds something that was never written to it."""
+
+    def __init__(self, path: Path, record: int | None, detail: str) -> None:
+        where = f"{path}" if record is None else f"{path}, record {record}"
+        super().__init__(f"{where}: {detail}")
+        self.path = path
+        self.record = record
+
+
+@final
+class StoreClosedError(StorageError):
+    """The store is shutting down and takes nothing more."""
