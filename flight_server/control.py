@@ -1,0 +1,243 @@
+"""The control directory: ``control.db``, which several processes write, and ``control.pepper``.
+
+The database is SQLite in WAL mode with ``synchronous=FULL``, so what was reported as done survives
+a power cut. The pepper is the secret that key digests are made with; it lives in a file of its own
+so that a copy of the database alone can't be used to test guesses. The two belong together: the
+database remembers a digest of its pepper and is not opened with another.
+
+Both come into being complete: they are written under a temporary name and linked to the final
+one, so of several processes starting at once one wins and none sees a half-made file.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, final
+
+from flight_server.errors import ControlStoreError
+from storage.ports import SystemDisk
+
+DATABASE_NAME: Final = "control.db"
+PEPPER_NAME: Final = "control.pepper"
+_PEPPER_BYTES: Final = 32
+_PRIVATE_MODE: Final = 0o600
+_BUSY_TIMEOUT_SECONDS: Final = 5.0
+"""How long to wait for another process's write; ours take milliseconds, a stalled disk seconds."""
+
+_MIGRATIONS: Final = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
+        """
+        CREATE TABLE keys (
+            id TEXT PRIMARY KEY,
+            digest BLOB NOT NULL,
+            model_id TEXT NOT NULL,
+            scopes TEXT NOT NULL,      -- JSON list
+            symbols TEXT,              -- JSON list; NULL: all
+            created_at INTEGER NOT NULL,
+            expires_at INTEGER,        -- NULL: never
+            revoked_at INTEGER
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE files (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            digest TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            dataset TEXT NOT NULL,
+            options TEXT NOT NULL,     -- JSON object
+            producer TEXT NOT NULL,
+            registered_at INTEGER NOT NULL,
+            completed_at INTEGER,
+            rows INTEGER
+        ) STRICT
+        """,
+    ),
+)
+"""Step n brings a database from ``user_version`` n to n + 1; steps are only ever appended."""
+
+
+@final
+class ControlDatabase:
+    """An open ``control.db``, shared by the threads of a process.
+
+    Reads and writes have a connection each, so a read never waits for a write. Whatever SQLite
+    or the file system raises becomes ``ControlStoreError``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / DATABASE_NAME
+        self._read_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        with _store_errors(self._path), ExitStack() as undo:
+            directory.mkdir(parents=True, exist_ok=True)
+            if not self._path.exists():
+                _create(directory)
+            self.pepper = _read_pepper(directory)
+            self._reader = undo.enter_context(closing(_connect(self._path)))
+            self._writer = undo.enter_context(closing(_connect(self._path)))
+            self._inode = self._path.stat().st_ino
+            self._prepare()
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Close both connections; calls after it fail."""
+        with self._read_lock, self._write_lock:
+            self._reader.close()
+            self._writer.close()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """The connection for reads, held alone until the block ends."""
+        with self._read_lock, _store_errors(self._path):
+            yield self._reader
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: durable when the block ends, undone if it raises."""
+        with self._write_lock, _store_errors(self._path), _transaction(self._writer):
+            yield self._writer
+
+    def require_same_file(self) -> None:
+        """Raise unless the open file is still the one that other processes would open.
+
+        SQLite keeps reading a deleted file without a word, and would never see a revocation.
+        """
+        with _store_errors(self._path):
+            if self._path.stat().st_ino != self._inode:
+                raise ControlStoreError(
+                    f"{self._path} was replaced while in use: restart the service"
+                )
+
+    def _prepare(self) -> None:
+        _require_sound(self._reader, self._path)
+        with _transaction(self._writer):
+            _migrate(self._writer, self._path)
+            _require_pepper(self._writer, self._path, self.pepper)
+
+
+def _create(directory: Path) -> None:
+    """Make the pair; either file may appear at any moment by another process's hand."""
+    with suppress(FileExistsError):
+        _publish(directory / PEPPER_NAME, secrets.token_bytes(_PEPPER_BYTES))
+    pepper = _read_pepper(directory)
+    scratch = directory / f".{DATABASE_NAME}.{secrets.token_hex(8)}"
+    _write_private(scratch, b"")
+    try:
+        with closing(_connect(scratch)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            with _transaction(connection):
+                _migrate(connection, scratch)
+                check = ("pepper_check", _check_of(pepper))
+                connection.execute("INSERT INTO meta VALUES (?, ?)", check)
+        with suppress(FileExistsError):
+            _link(scratch, directory / DATABASE_NAME)
+    finally:
+        scratch.unlink()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def _require_sound(connection: sqlite3.Connection, path: Path) -> None:
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise ControlStoreError(f"{path} is damaged ({verdict}): restore it from a backup")
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        raise ControlStoreError(f"{path} is in journal mode {mode}, not WAL: restore a backup")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(_MIGRATIONS):
+        raise ControlStoreError(f"{path} was written by a newer version: upgrade the service")
+    for step in _MIGRATIONS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    if version < len(_MIGRATIONS):
+        connection.execute(f"PRAGMA user_version={len(_MIGRATIONS)}")
+
+
+def _require_pepper(connection: sqlite3.Connection, path: Path, pepper: bytes) -> None:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'pepper_check'").fetchone()
+    if row is None or not hmac.compare_digest(row[0], _check_of(pepper)):
+        raise ControlStoreError(
+            f"{path} and {PEPPER_NAME} don't belong together: restore both from the same backup"
+        )
+
+
+def _check_of(pepper: bytes) -> bytes:
+    return hashlib.blake2b(b"pepper check", key=pepper, digest_size=32).digest()
+
+
+def _read_pepper(directory: Path) -> bytes:
+    path = directory / PEPPER_NAME
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            pepper = file.read(_PEPPER_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ControlStoreError(
+            f"{path} is missing, and no key can be checked without it: restore it from a backup"
+        ) from error
+    if mode & 0o077:
+        raise ControlStoreError(f"{path} has mode {mode:04o}, open to others: chmod 600 it")
+    if len(pepper) != _PEPPER_BYTES:
+        raise ControlStoreError(f"{path} is not a pepper: restore it from a backup")
+    return pepper
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Give ``path`` its content all at once, or raise ``FileExistsError``."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    _write_private(scratch, content)
+    try:
+        _link(scratch, path)
+    finally:
+        scratch.unlink()
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(scratch: Path, path: Path) -> None:
+    path.hardlink_to(scratch)
+    SystemDisk().sync_directory(path.parent)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise ControlStoreError(f"{path} can't be used: {error}") from error

@@ -1,0 +1,181 @@
+"""Everything a call can be refused for, whose fault it is, and what the client gets to see.
+
+FlightServiceError
+├── RequestError                the caller's; its text is written for the caller
+│   ├── CredentialError         no key, or one that isn't accepted     → FlightUnauthenticatedError
+│   ├── ScopeError              the key lacks a scope or a symbol      → FlightUnauthorizedError
+│   ├── BusyError               too much at once, or draining; retry   → FlightUnavailableError
+│   ├── InvalidArgumentError    a value can't be taken as it is        → FlightServerError
+│   │   └── InvalidTicketError  a ticket can't be read                 → FlightServerError
+│   ├── NotFoundError           what was named does not exist          → FlightServerError
+│   └── LimitError              the answer or request is too large     → FlightServerError
+└── ControlStoreError           the disk's: keys or files can't be read or written; clients are
+                                told "internal error" and an id to look up in the log
+
+Handlers raise these (or let storage's errors pass) and convert at one place, `to_flight_error`:
+whatever else leaves a handler, pyarrow sends to the client with its traceback.
+"""
+
+import json
+import secrets
+from enum import StrEnum
+from typing import ClassVar, Final, final
+
+import structlog
+from pyarrow import flight
+
+from storage import errors as storage_errors
+
+_LOG: Final = structlog.get_logger(__name__)
+_INCIDENT_BYTES: Final = 4
+"""Enough to find one line in a log; short enough to be read out over the phone."""
+
+
+class FlightServiceError(Exception):
+    """Base of all errors of this package; never raised itself."""
+
+
+class RequestError(FlightServiceError):
+    """The call can't be served as it was made; never raised itself.
+
+    ``code`` is stable: clients branch on it, not on the text.
+    """
+
+    code: ClassVar[str]
+    flight_class: ClassVar[type[flight.FlightError]] = flight.FlightServerError
+
+    def details(self) -> dict[str, str | int]:
+        """What ``extra_info`` says beside the code."""
+        return {}
+
+
+class Refusal(StrEnum):
+    """Why a credential was refused: for the log and the counters, never for the client."""
+
+    MISSING = "missing"
+    AMBIGUOUS = "ambiguous"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    WRONG_MODEL = "wrong_model"
+    UNCHECKED = "unchecked"
+    """The store of keys can't be read, so nobody gets in."""
+
+
+@final
+class CredentialError(RequestError):
+    """The call carries no credential that is accepted.
+
+    The text is the same whatever the cause, so that guessing teaches nothing.
+    """
+
+    code = "unauthenticated"
+    flight_class = flight.FlightUnauthenticatedError
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__("invalid credentials: send a valid key as 'authorization: Bearer tf_...'")
+        self.refusal = refusal
+
+
+@final
+class ScopeError(RequestError):
+    """The key is good but lacks a scope or may not read a symbol; one of the two is set."""
+
+    code = "unauthorized"
+    flight_class = flight.FlightUnauthorizedError
+
+    def __init__(
+        self, message: str, *, scope: str | None = None, symbol: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.symbol = symbol
+
+    def details(self) -> dict[str, str | int]:
+        """See ``RequestError.details``."""
+        named = {"scope": self.scope, "symbol": self.symbol}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@final
+class BusyError(RequestError):
+    """The server has no room for the call now, or is shutting down; a retry may work."""
+
+    code = "unavailable"
+    flight_class = flight.FlightUnavailableError
+
+
+class InvalidArgumentError(RequestError):
+    """A value can't be taken as it is; ``field`` names it."""
+
+    code = "invalid_argument"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def details(self) -> dict[str, str | int]:
+        """See ``RequestError.details``."""
+        return {} if self.field is None else {"field": self.field}
+
+
+@final
+class InvalidTicketError(InvalidArgumentError):
+    """A ticket or descriptor can't be read."""
+
+
+@final
+class NotFoundError(RequestError):
+    """What the call names does not exist."""
+
+    code = "not_found"
+
+
+@final
+class LimitError(RequestError):
+    """The request, or the answer to it, is larger than the server allows."""
+
+    code = "limit"
+
+
+@final
+class ControlStoreError(FlightServiceError):
+    """The control database or its pepper can't be used; the text says what to do about it."""
+
+
+def to_flight_error(error: Exception) -> flight.FlightError:
+    """Turn what a handler raised into what may leave the server.
+
+    Our errors and storage's keep their text and get their code as JSON in ``extra_info``. A
+    ``FlightError`` passes as it is. Anything else is logged here, with its traceback and a short
+    id, and the client learns the id and nothing more.
+    """
+    match error:
+        case flight.FlightError():
+            return error
+        case RequestError():
+            return _answer(error.flight_class, str(error), code=error.code, **error.details())
+        case storage_errors.InvalidDataError():
+            return to_flight_error(InvalidArgumentError(str(error), field=error.field))
+        case storage_errors.SequenceError(expected=None):
+            return _answer(flight.FlightServerError, str(error), code="sequence")
+        case storage_errors.SequenceError(expected=int(expected)):
+            return _answer(flight.FlightServerError, str(error), code="sequence", expected=expected)
+        case storage_errors.StoreClosedError():
+            return to_flight_error(BusyError("the server is shutting down; retry in a moment"))
+        case _:
+            return _internal(error)
+
+
+def _answer(
+    flight_class: type[flight.FlightError], message: str, **extra: str | int
+) -> flight.FlightError:
+    return flight_class(message, json.dumps(extra).encode())
+
+
+def _internal(error: Exception) -> flight.FlightError:
+    incident = secrets.token_hex(_INCIDENT_BYTES)
+    _LOG.error("internal error", incident=incident, exc_info=error)
+    message = f"internal error {incident}: the server's log has the cause under this id"
+    return _answer(flight.FlightServerError, message, code="internal")
