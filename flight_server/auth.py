@@ -32,7 +32,7 @@ from typing import Final, Protocol, TypeAlias, final
 import structlog
 from pyarrow import ArrowException, flight
 
-from flight_server.errors import CredentialError, Refusal, to_flight_error
+from flight_server.errors import CredentialError, Refusal, to_flight_error, traceback_of
 from flight_server.keys import Identity, KeyStore
 from flight_server.tokens import KEY_PREFIX
 
@@ -80,7 +80,7 @@ class Authenticator:
         with self._lock:
             self._refused[refusal] += 1
         if refusal is Refusal.UNCHECKED:
-            _LOG.error("credentials can't be checked", exc_info=error)
+            _LOG.error("credentials can't be checked", exception=traceback_of(error))
         else:
             _LOG.warning("credential refused", refusal=refusal.value)
         return to_flight_error(CredentialError(refusal))

@@ -18,6 +18,7 @@ whatever else leaves a handler, pyarrow sends to the client with its traceback.
 
 import json
 import secrets
+import traceback
 from enum import StrEnum
 from typing import ClassVar, Final, final
 
@@ -168,6 +169,14 @@ def to_flight_error(error: Exception) -> flight.FlightError:
             return _internal(error)
 
 
+def traceback_of(error: Exception) -> str:
+    """Format a traceback for the log without the values of local variables.
+
+    Left to the log's renderer, it may come with them, and a key is a local variable somewhere.
+    """
+    return "".join(traceback.format_exception(error))
+
+
 def _answer(
     flight_class: type[flight.FlightError], message: str, **extra: str | int
 ) -> flight.FlightError:
@@ -176,6 +185,6 @@ def _answer(
 
 def _internal(error: Exception) -> flight.FlightError:
     incident = secrets.token_hex(_INCIDENT_BYTES)
-    _LOG.error("internal error", incident=incident, exc_info=error)
+    _LOG.error("internal error", incident=incident, exception=traceback_of(error))
     message = f"internal error {incident}: the server's log has the cause under this id"
     return _answer(flight.FlightServerError, message, code="internal")

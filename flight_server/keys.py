@@ -9,12 +9,10 @@ counter every second.
 import hashlib
 import hmac
 import json
-import re
 import sqlite3
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self, final
 
@@ -26,12 +24,18 @@ from flight_server.errors import (
     InvalidArgumentError,
     NotFoundError,
     Refusal,
-    ScopeError,
+)
+from flight_server.identity import (
+    Identity,
+    Scope,
+    checked_model_id,
+    checked_scopes,
+    checked_symbols,
 )
 from storage.ports import Clock
-from storage.schemas import SYMBOL_PATTERN
 
-MODEL_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
+__all__ = ["RECHECK_SECONDS", "Identity", "KeyRecord", "KeyStore", "NewKey", "Scope"]
+
 RECHECK_SECONDS: Final = 1.0
 """How long another process's revocation can go unnoticed; five seconds are promised.
 
@@ -44,46 +48,6 @@ _DIGEST_BYTES: Final = 32
 _LAST_INSTANT: Final = 2**63 - 1
 _NO_DIGEST: Final = bytes(_DIGEST_BYTES)
 _COLUMNS: Final = "id, model_id, scopes, symbols, created_at, expires_at, revoked_at"
-
-
-class Scope(StrEnum):
-    """What a key may be used for; none implies another."""
-
-    READ_REALTIME = "read:realtime"
-    READ_HISTORY = "read:history"
-    SQL = "sql"
-    WRITE = "write"
-    ADMIN = "admin"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who is calling, as the key says.
-
-    Attributes:
-        key_id: Public id of the key.
-        model_id: The model or person the key was made for.
-        scopes: What it may do.
-        symbols: What it may read; ``None`` is everything.
-        expires_at: Instant from which it is refused; ``None`` is never.
-    """
-
-    key_id: str
-    model_id: str
-    scopes: frozenset[Scope]
-    symbols: frozenset[str] | None
-    expires_at: int | None
-
-    def require(self, scope: Scope) -> None:
-        """Raise ``ScopeError`` unless the key has ``scope``."""
-        if scope not in self.scopes:
-            raise ScopeError(f"this needs a key with the scope {scope}", scope=scope)
-
-    def may_read(self, symbol: str) -> None:
-        """Raise ``ScopeError`` unless the key may read ``symbol``."""
-        if self.symbols is not None and symbol not in self.symbols:
-            raise ScopeError(f"this key may not read {symbol}", symbol=symbol)
 
 
 @final
@@ -158,9 +122,9 @@ class KeyStore:
         """
         record = KeyRecord(
             id="",
-            model_id=_checked_model_id(model_id),
-            scopes=_checked_scopes(scopes),
-            symbols=_checked_symbols(symbols),
+            model_id=checked_model_id(model_id),
+            scopes=checked_scopes(scopes),
+            symbols=checked_symbols(symbols),
             created_at=self._clock.now(),
             expires_at=self._checked_expiry(expires_at),
             revoked_at=None,
@@ -255,6 +219,8 @@ class KeyStore:
     def _drop_cache_if_changed(self) -> None:
         with self._cache_lock:
             checked_at = self._clock.monotonic()
+            if checked_at < self._recheck_at:
+                return  # another thread was faster
             self._database.require_same_file()
             with self._database.read() as connection:
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
@@ -352,33 +318,3 @@ def _record(row: tuple[str, str, str, str | None, int, int | None, int | None]) 
         raise ControlStoreError(
             f"the rights of key {key_id} can't be read: revoke it and create a new one"
         ) from error
-
-
-def _checked_model_id(model_id: str) -> str:
-    if MODEL_ID_PATTERN.fullmatch(model_id) is None:
-        raise InvalidArgumentError(
-            "a model id is 1 to 64 letters, digits and ._:@-, a letter or digit first",
-            field="model_id",
-        )
-    return model_id
-
-
-def _checked_scopes(scopes: Collection[Scope]) -> frozenset[Scope]:
-    try:
-        checked = frozenset(Scope(scope) for scope in scopes)
-    except ValueError as error:
-        raise InvalidArgumentError(f"the scopes are {', '.join(Scope)}", field="scopes") from error
-    if not checked:
-        raise InvalidArgumentError("a key needs at least one scope", field="scopes")
-    return checked
-
-
-def _checked_symbols(symbols: Collection[str] | None) -> frozenset[str] | None:
-    if symbols is None:
-        return None
-    bad = sorted(symbol for symbol in symbols if SYMBOL_PATTERN.fullmatch(symbol) is None)
-    if bad:
-        raise InvalidArgumentError(
-            f"{bad[0]!r} is not a symbol: letters in capitals, digits and ._-", field="symbols"
-        )
-    return frozenset(symbols)
