@@ -1,1 +1,81 @@
-""""""
+"""tickflight: live and historical market data as Apache Arrow, and how complete it is.
+
+    import tickflight
+
+    with tickflight.connect() as client:
+        frame = client.latest("MNQ").polars()
+
+The promise: answers are plain Arrow with plain strings, read when you ask for them; every answer
+says how complete it is (``Result.coverage``); every row handed to a ``Writer`` arrives once;
+what goes wrong is a ``TickflightError`` that says whose fault it is. Needs pyarrow alone.
+"""
+
+from importlib.metadata import version
+
+from tickflight.client import Client, connect
+from tickflight.coverage import Coverage, CoverageState, Gap, Span, SymbolCoverage
+from tickflight.engine import WriterStats
+from tickflight.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    InvalidRequestError,
+    LimitError,
+    NotFoundError,
+    PermissionDeniedError,
+    RetentionError,
+    SequenceError,
+    ServerError,
+    SpoolCorruptError,
+    SpoolError,
+    SpoolFullError,
+    SpoolLockedError,
+    TickflightError,
+    UnavailableError,
+    WriterClosedError,
+)
+from tickflight.reports import DatasetStatus, ServiceStatus, Status, SymbolInfo
+from tickflight.result import Result
+from tickflight.tickets import Compression, Order
+from tickflight.writer import Overflow, Writer, WriterLimits
+
+__version__ = version("tickflight")
+
+__all__ = [
+    "AuthenticationError",
+    "Client",
+    "Compression",
+    "ConfigurationError",
+    "Coverage",
+    "CoverageState",
+    "DatasetStatus",
+    "DeadlineError",
+    "Gap",
+    "InvalidRequestError",
+    "LimitError",
+    "NotFoundError",
+    "Order",
+    "Overflow",
+    "PermissionDeniedError",
+    "Result",
+    "RetentionError",
+    "SequenceError",
+    "ServerError",
+    "ServiceStatus",
+    "Span",
+    "SpoolCorruptError",
+    "SpoolError",
+    "SpoolFullError",
+    "SpoolLockedError",
+    "Status",
+    "SymbolCoverage",
+    "SymbolInfo",
+    "TickflightError",
+    "UnavailableError",
+    "Writer",
+    "WriterClosedError",
+    "WriterLimits",
+    "WriterStats",
+    "__version__",
+    "connect",
+]

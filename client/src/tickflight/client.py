@@ -1,0 +1,243 @@
+"""The client: questions to a tickflight server, answered as Arrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tickflight.connection import Connection
+from tickflight.reports import Status, SymbolInfo
+from tickflight.result import Result, plain_schema
+from tickflight.settings import resolve
+from tickflight.tickets import (
+    Compression,
+    Instant,
+    Order,
+    column_list,
+    instant,
+    symbol_list,
+    ticket,
+)
+from tickflight.writer import Overflow, Writer, WriterLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pyarrow as pa
+
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+"""For calls that answer at once. Streams have none: a year of ticks takes as long as it takes."""
+
+
+def connect(
+    uri: str | None = None,
+    api_key: str | None = None,
+    *,
+    tls_root_certs: str | Path | None = None,
+    timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+) -> Client:
+    """Connect to a tickflight server.
+
+    Args:
+        uri: ``grpc://host:port`` or ``grpc+tls://host:port``; default ``TICKFLIGHT_FLIGHT_URI``,
+            then ``grpc://127.0.0.1:8815``.
+        api_key: ``tf_…``; default ``TICKFLIGHT_API_KEY``, then the key file that a service
+            running on this machine leaves in its data directory (``TICKFLIGHT_DATA_DIR``, or
+            ``./data``), offered only to the address written beside it.
+        tls_root_certs: a PEM file, where the server's certificate is not signed by a public
+            authority.
+        timeout: seconds a call that answers at once may take; None for ever.
+
+    Raises:
+        ConfigurationError: there is no key, or address, key or certificates can't be used.
+    """
+    certificates = None if tls_root_certs is None else Path(tls_root_certs)
+    settings = resolve(uri, api_key)
+    return Client(Connection(settings, tls_root_certs=certificates), timeout=timeout)
+
+
+class Client:
+    """Questions to one server; safe to share between threads; ``connect`` makes one.
+
+    Symbols are one name or several. Instants are ISO 8601 text, ``"now"``, ``"-15m"`` (s, m, h, d),
+    aware datetimes or epoch microseconds. All methods raise errors of ``tickflight.errors``.
+    """
+
+    def __init__(self, connection: Connection, *, timeout: float | None = None) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"<Client {self._connection.uri}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def uri(self) -> str:
+        """Where the server is."""
+        return self._connection.uri
+
+    def close(self) -> None:
+        """Close the connection; idempotent. Writers made from this client have their own."""
+        self._connection.close()
+
+    def latest(
+        self,
+        symbols: str | Iterable[str],
+        *,
+        dataset: str = "ticks",
+        limit: int = 100,
+        columns: Iterable[str] | None = None,
+        source: str | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """The newest ``limit`` rows of each symbol, oldest first.
+
+        Args:
+            symbols: one or several; an empty list means all the key may see.
+            dataset: ``ticks``, ``quotes``, ``depth``, ``gex``, …
+            limit: rows per symbol.
+            columns: names to send, all by default.
+            source: rows of this source alone.
+            timeout: seconds for this call, the client's by default.
+        """
+        asked = ticket(
+            "latest",
+            dataset=dataset,
+            symbols=symbol_list(symbols),
+            limit=limit,
+            columns=column_list(columns),
+            source=source,
+        )
+        return Result(self._connection.get(asked, timeout=timeout or self._timeout))
+
+    def range(
+        self,
+        dataset: str,
+        symbols: str | Iterable[str],
+        start: Instant,
+        end: Instant = "now",
+        *,
+        columns: Iterable[str] | None = None,
+        order: Order | str | None = None,
+        source: str | None = None,
+        compression: Compression | str | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Rows with start ≤ ts_event < end, in total order, streamed.
+
+        Args:
+            dataset: ``ticks``, ``quotes``, ``depth``, ``gex``, …
+            symbols: one or several; an empty list means all the key may see.
+            start: the first instant.
+            end: the first instant behind.
+            columns: names to send, all by default.
+            order: ``"time"`` (default) or ``"symbol"``.
+            source: rows of this source alone.
+            compression: ``"lz4"`` or ``"zstd"``, for slow links.
+            timeout: seconds the whole stream may take, for ever by default.
+        """
+        asked = ticket(
+            "range",
+            dataset=dataset,
+            symbols=symbol_list(symbols),
+            start=instant(start, "start"),
+            end=instant(end, "end"),
+            columns=column_list(columns),
+            order=order,
+            source=source,
+            compression=compression,
+        )
+        return Result(self._connection.get(asked, timeout=timeout))
+
+    def ticks(
+        self,
+        symbols: str | Iterable[str],
+        start: Instant,
+        end: Instant = "now",
+        *,
+        columns: Iterable[str] | None = None,
+        order: Order | str | None = None,
+        source: str | None = None,
+        compression: Compression | str | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Trades with start ≤ ts_event < end: ``range`` on ``ticks``, with its arguments."""
+        return self.range(
+            "ticks",
+            symbols,
+            start,
+            end,
+            columns=columns,
+            order=order,
+            source=source,
+            compression=compression,
+            timeout=timeout,
+        )
+
+    def symbols(self, dataset: str | None = None) -> tuple[SymbolInfo, ...]:
+        """What the server holds and the key may see: rows and times by dataset and symbol."""
+        held = SymbolInfo.from_answer(self.action("symbols"))
+        return tuple(one for one in held if dataset in (None, one.dataset))
+
+    def status(self) -> Status:
+        """How the server and its sources are."""
+        return Status.from_answer(self.action("status"))
+
+    def action(
+        self,
+        name: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Run a named action of the server and return its JSON answer."""
+        return self._connection.action(name, body or {}, timeout=timeout or self._timeout)
+
+    def schema(self, dataset: str) -> pa.Schema:
+        """The Arrow schema of a dataset's rows, without asking for any."""
+        asked = ticket("latest", dataset=dataset, symbols=[], limit=1)
+        schema = plain_schema(self._connection.schema(asked, timeout=self._timeout))
+        return schema.remove_metadata()
+
+    def writer(
+        self,
+        dataset: str,
+        *,
+        name: str = "sdk",
+        producer: str | None = None,
+        first_seq: int = 1,
+        schema: pa.Schema | None = None,
+        spool: str | Path | None = None,
+        limits: WriterLimits | None = None,
+        on_overflow: Callable[[Overflow], None] | None = None,
+    ) -> Writer:
+        """Open a writer of rows into ``dataset``; see ``Writer`` for what it promises.
+
+        Args:
+            dataset: where the rows belong.
+            name: what operators see; this life's producer id is ``<name>-<uuid>``.
+            producer: an id of your own instead, for an import that can be resumed.
+            first_seq: the number of the first batch, one behind what the server has of
+                ``producer``.
+            schema: the types for rows given as dicts; the server is asked when it is missing.
+            spool: a directory that takes the rows while the server can't.
+            limits: bounds of memory, spool and patience.
+            on_overflow: told of rows that were not taken because the spool was full; without it
+                ``write`` raises.
+        """
+        return Writer(
+            self._connection,
+            dataset,
+            name=name,
+            producer=producer,
+            first_seq=first_seq,
+            schema=schema if schema is not None else lambda: self.schema(dataset),
+            spool=None if spool is None else Path(spool),
+            limits=limits or WriterLimits(),
+            on_overflow=on_overflow,
+        )

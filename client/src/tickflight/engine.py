@@ -1,0 +1,497 @@
+"""The threads of a writer: they do what ``Link`` and ``Outbox`` decide.
+
+One supervisor (dials, spools, notices silence) for the writer's life, two threads for each stream
+(``stream``). One lock guards all state below; nothing slow happens under it: gRPC, disk and Arrow
+work on what was taken out.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from tickflight.connection import Connection
+from tickflight.errors import (
+    AuthenticationError,
+    DeadlineError,
+    PermissionDeniedError,
+    SequenceError,
+    ServerError,
+    SpoolError,
+    UnavailableError,
+    WriterClosedError,
+)
+from tickflight.link import Event, Link, Phase
+from tickflight.outbox import GATHER_ROWS, Ack, Batch, Outbox
+from tickflight.rows import joined, pack, size_of, unpack
+from tickflight.spool import Spool
+from tickflight.stream import STREAM_LIFE_SECONDS, Stream
+
+ACK_TIMEOUT_SECONDS: Final = 30.0
+"""Silence while batches are in flight that counts as a lost connection. A disk that stalls for
+seconds is normal; a machine that vanished sends no goodbye."""
+SPILL_BYTES: Final = 8 * 2**20
+"""Spooled by one fsync."""
+SPILL_LINGER_SECONDS: Final = 0.1
+"""How long rows wait for company before they are spooled: ten fsyncs a second at most."""
+PRESSED_SECONDS: Final = 0.1
+"""How long a full memory waits for the server before a spool takes over."""
+DISK_RETRY_SECONDS: Final = 1.0
+"""Between attempts to use a full or failing spool: disks are emptied by hand."""
+DISK_SECONDS: Final = 10.0
+"""What ``close`` gives the spool to take the rest, beyond its own time."""
+GOODBYE_SECONDS: Final = 5.0
+"""What ``close`` gives the server to end a stream on which all is acked."""
+MAX_REWINDS: Final = 5
+"""Sequence errors in a row without an ack between: somebody else uses this producer id."""
+
+_TRANSIENT: Final = (UnavailableError, DeadlineError, ServerError)
+_KEEP_FOR_LATER: Final = (AuthenticationError, PermissionDeniedError)
+
+logger = logging.getLogger("tickflight.writer")
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """What a writer has done, and holds, at one moment."""
+
+    rows_written: int
+    """Taken by ``write``."""
+    rows_durable: int
+    """Safe on the server, those below included."""
+    rows_quarantined: int
+    """Set aside by the server as impossible; a lost ack loses its part of this and the next."""
+    rows_duplicate: int
+    """Dropped by the server because it had them."""
+    reconnects: int
+    """Streams lost since the writer was opened."""
+    spooled_rows: int
+    """Waiting on disk, those of earlier lives included."""
+    spooled_bytes: int
+    """What the spool directory holds."""
+    connected: bool
+    """Whether a stream is open; an idle writer may have none."""
+    last_failure: str | None
+    """Why the last stream or the spool failed, if one ever did."""
+
+
+class Engine:
+    """Carries rows to the server; ``Writer`` is its face."""
+
+    def __init__(self, connection: Connection, outbox: Outbox, spool: Spool | None) -> None:
+        self._connection = connection
+        self._spool = spool
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # a stream waits: for batches, for window
+        self._progress = threading.Condition(self._lock)  # callers wait: for room, for durability
+        self._chores = threading.Condition(self._lock)  # the supervisor waits: for anything else
+        # The mutable state, all under the lock; the spool is the supervisor's alone.
+        self._own = outbox
+        self._lanes = deque([outbox])  # in the order they must reach the server
+        self._link = Link(random.SystemRandom().random)
+        self._error: Exception | None = None
+        self._last_failure: str | None = None
+        self._last_progress = 0.0  # last ack, or when in flight was empty before
+        self._dialled_at = 0.0
+        self._rewinds = 0
+        self._pressed = 0  # callers that wait for memory and want the spool to make some
+        self._hurried = 0  # callers that wait in flush
+        self._spool_idle_until = 0.0  # a full or failing spool is left alone until then
+        self._closing = False
+        self._stopped = False
+        if spool is not None:
+            self._lanes.extendleft(map(Outbox.of_earlier_life, reversed(spool.leftovers)))
+        self._supervisor = threading.Thread(
+            target=self._supervise, name="tickflight-writer", daemon=True
+        )
+        self._supervisor.start()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._link} {list(self._lanes)}>"
+
+    # What callers ask for.
+
+    def put(self, batches: Sequence[pa.RecordBatch], *, timeout: float | None) -> bool:
+        """Take all batches or none; none when a spool is there and full.
+
+        Raises:
+            DeadlineError: there was no room in time.
+            TickflightError: the writer was closed, or the server refused earlier rows for good.
+        """
+        sizes = [size_of(batch) for batch in batches]
+        with self._lock:
+            self._check_open()
+            if not self._own.fits(sum(sizes)) and not self._wait_for_room(sum(sizes), timeout):
+                return False
+            now = time.monotonic()
+            for batch, size in zip(batches, sizes, strict=True):
+                self._own.put(batch, rows=batch.num_rows, size=size, kind=batch.schema, now=now)
+            self._work.notify()
+            if not self._link.streaming:
+                self._chores.notify()
+        return True
+
+    def flush(self, *, timeout: float | None) -> None:
+        """Wait until what was put so far is durable on the server."""
+        with self._lock:
+            target = self._own.rows_written
+            self._hurried += 1
+            self._own.hurry = True
+            self._work.notify()
+            try:
+                done = self._progress.wait_for(lambda: self._is_settled(target), timeout)
+            finally:
+                self._hurried -= 1
+                self._own.hurry = self._closing or self._hurried > 0
+            if self._own.rows_durable >= target:
+                return
+            if done:
+                self._check_open()
+            missing = target - self._own.rows_durable
+            reason = f" ({self._last_failure})" if self._last_failure else ""
+        raise DeadlineError(f"{missing} rows are not durable yet{reason}")
+
+    def close(self, *, timeout: float | None) -> None:
+        """Make all durable on the server or, when it is away, in the spool; then end."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._closing = self._own.hurry = True
+            self._wake_all()
+            if not self._progress.wait_for(self._can_close, timeout) and self._spool is not None:
+                self._pressed += 1
+                self._chores.notify()
+                self._progress.wait_for(self._is_safe, DISK_SECONDS)
+            if self._own.settled:
+                self._progress.wait_for(lambda: not self._link.streaming, GOODBYE_SECONDS)
+            lost = self._own.rows_written - self._own.rows_durable if self._own.in_memory else 0
+            self._stopped = True
+            self._wake_all()
+        self._supervisor.join()
+        if self._spool is not None:
+            self._spool.close()
+        if self._error is not None:
+            raise self._error
+        if lost:
+            reason = f" ({self._last_failure})" if self._last_failure else ""
+            raise DeadlineError(f"closed with up to {lost} rows that are not durable{reason}")
+
+    def stats(self) -> WriterStats:
+        """What was done so far."""
+        with self._lock:
+            spooled = [batch for lane in self._lanes for batch in lane.spooled]
+            return WriterStats(
+                rows_written=self._own.rows_written,
+                rows_durable=self._own.rows_durable,
+                rows_quarantined=self._own.rows_quarantined,
+                rows_duplicate=self._own.rows_duplicate,
+                reconnects=self._link.losses,
+                spooled_rows=sum(batch.rows for batch in spooled),
+                spooled_bytes=0 if self._spool is None else self._spool.size,
+                connected=self._link.phase in (Phase.OPEN, Phase.ENDING),
+                last_failure=self._last_failure,
+            )
+
+    def _wait_for_room(self, size: int, timeout: float | None) -> bool:
+        began = time.monotonic()
+        pressing = False
+        try:
+            while not self._own.fits(size):
+                self._check_open()
+                waited = time.monotonic() - began
+                if self._spool is not None and began + waited < self._spool_idle_until:
+                    return False
+                if timeout is not None and waited >= timeout:
+                    raise DeadlineError("there was no room in time: the rows were not taken")
+                if self._spool is not None and not pressing and waited >= PRESSED_SECONDS:
+                    pressing = True
+                    self._pressed += 1
+                    self._chores.notify()
+                left = None if timeout is None else timeout - waited
+                eager = None if self._spool is None or pressing else PRESSED_SECONDS
+                self._progress.wait(min((s for s in (left, eager) if s is not None), default=None))
+        finally:
+            self._pressed -= pressing
+        return True
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closing:
+            raise WriterClosedError("this writer is closed: open another one")
+
+    def _is_settled(self, target: int) -> bool:
+        return self._own.rows_durable >= target or self._error is not None or self._stopped
+
+    def _can_close(self) -> bool:
+        if self._error is not None:
+            return not self._keeps_for_later or self._is_safe()
+        away = self._spool is not None and self._link.phase is Phase.BROKEN
+        return self._own.settled or (away and not self._own.in_memory)
+
+    def _is_safe(self) -> bool:
+        """Whether no rows are left in memory, or the spool can't take them."""
+        return not self._own.in_memory or time.monotonic() < self._spool_idle_until
+
+    @property
+    def _keeps_for_later(self) -> bool:
+        """Whether the rows are good and another key would bring them home."""
+        return self._spool is not None and isinstance(self._error, _KEEP_FOR_LATER)
+
+    def _wake_all(self) -> None:
+        for condition in (self._work, self._progress, self._chores):
+            condition.notify_all()
+
+    # What streams report; ``StreamHost``.
+
+    def take(self, stream: Stream) -> Batch | None:
+        """See ``StreamHost.take``."""
+        outbox = stream.outbox
+        with self._lock:
+            while self._is_current(stream) and not stream.over.is_set():
+                now = time.monotonic()
+                if outbox.in_flight == 0:
+                    self._last_progress = now
+                batch = outbox.next_batch(now)
+                if batch is not None:
+                    return batch
+                age = now - self._dialled_at
+                if age >= STREAM_LIFE_SECONDS or self._is_complete(outbox):
+                    return None
+                wait = outbox.wait(now)
+                self._work.wait(STREAM_LIFE_SECONDS - age if wait is None else wait)
+            return None
+
+    def load(self, stream: Stream, batch: Batch) -> pa.RecordBatch | None:
+        """See ``StreamHost.load``."""
+        with self._lock:
+            parts, place = batch.parts, batch.place
+        if parts is not None or place is None:
+            return joined(parts or ())
+        try:
+            return unpack(Spool.read(place))
+        except SpoolError:
+            with self._lock:
+                if batch.seq <= stream.outbox.durable:
+                    return None
+            raise
+
+    def opened(self, stream: Stream) -> None:
+        """See ``StreamHost.opened``."""
+        with self._lock:
+            if self._is_current(stream):
+                self._link.on(Event.OPENED)
+
+    def finishing(self, stream: Stream) -> None:
+        """See ``StreamHost.finishing``."""
+        with self._lock:
+            if self._is_current(stream):
+                self._link.on(Event.FINISH)
+                self._last_progress = time.monotonic()
+
+    def acked(self, stream: Stream, ack: Ack) -> None:
+        """See ``StreamHost.acked``."""
+        with self._lock:
+            try:
+                stream.outbox.acked(ack)
+            except SequenceError as error:
+                self._fail(error)
+                return
+            if self._is_current(stream):
+                if not self._link.trusted:
+                    logger.info("the server takes rows of %s again", stream.outbox.title.producer)
+                self._link.proved()
+                self._rewinds = 0
+                self._last_progress = time.monotonic()
+            self._work.notify()
+            self._progress.notify_all()
+            if self._spool is not None and self._spool.size:
+                self._chores.notify()
+
+    def hung_up(self, stream: Stream) -> None:
+        """See ``StreamHost.hung_up``."""
+        with self._lock:
+            if self._is_current(stream):
+                self._work.notify_all()
+
+    def ended(self, stream: Stream, error: Exception | None) -> None:
+        """See ``StreamHost.ended``."""
+        with self._lock:
+            if not self._is_current(stream):
+                return
+            if error is None and stream.outbox.in_flight:
+                error = UnavailableError("the server ended the stream before it acked all of it")
+            if error is None:
+                self._link.on(Event.ENDED)
+            elif self._is_transient(error, stream.outbox):
+                self._lose(str(error))
+            else:
+                if stream.outbox is not self._own and self._spool is not None:
+                    error.add_note(
+                        f"while sending what an earlier writer left in {self._spool.path}"
+                    )
+                self._fail(error)
+            self._wake_all()
+
+    def _is_current(self, stream: Stream) -> bool:
+        return self._link.streaming and stream.generation == self._link.generation
+
+    def _is_complete(self, outbox: Outbox) -> bool:
+        return outbox.all_sent and (outbox is not self._own or self._closing)
+
+    def _is_transient(self, error: Exception, outbox: Outbox) -> bool:
+        if isinstance(error, SequenceError):
+            self._rewinds += 1
+            return outbox.can_resume_at(error.expected) and self._rewinds <= MAX_REWINDS
+        return isinstance(error, _TRANSIENT)
+
+    def _lose(self, reason: str) -> None:
+        level = logging.WARNING if self._link.trusted else logging.DEBUG
+        logger.log(level, "lost the server, trying again: %s", reason)
+        self._last_failure = reason
+        self._link.lost(time.monotonic())
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            logger.error("writing has ended: %s", error)
+            self._error = error
+            self._last_failure = str(error)
+            self._link.on(Event.REFUSED)
+        self._wake_all()
+
+    # The supervisor.
+
+    def _supervise(self) -> None:
+        try:
+            while (chore := self._next_chore()) is not None:
+                chore()
+        except Exception as error:  # noqa: BLE001 - a silent end would leave callers waiting
+            with self._lock:
+                self._fail(error)
+
+    def _next_chore(self) -> Callable[[], None] | None:
+        """What to do next without the lock; None at the end."""
+        with self._lock:
+            while not self._stopped:
+                now = time.monotonic()
+                self._notice_silence(now)
+                if self._has_files_to_release():
+                    return self._release
+                batches = self._batches_to_spill(now)
+                if batches:
+                    return lambda: self._spill(batches)
+                self._dial(now)
+                self._chores.wait(self._patience(now))
+            if self._link.streaming:
+                self._link.lost(time.monotonic())
+            self._link.on(Event.STOP)
+            self._wake_all()
+            return None
+
+    def _notice_silence(self, now: float) -> None:
+        if not self._link.streaming or now < self._silence_ends():
+            return
+        self._lose(f"no ack for {ACK_TIMEOUT_SECONDS:.0f} seconds")
+        self._wake_all()
+
+    def _silence_ends(self) -> float:
+        waiting = self._lanes[0].in_flight or self._link.phase is Phase.ENDING
+        return self._last_progress + ACK_TIMEOUT_SECONDS if waiting else float("inf")
+
+    def _dial(self, now: float) -> None:
+        while len(self._lanes) > 1 and self._lanes[0].settled:
+            self._lanes.popleft()
+        if self._lanes[0].settled or self._link.wait(now) != 0:
+            return
+        self._lanes[0].rewind()
+        self._link.dial()
+        self._last_progress = self._dialled_at = now
+        Stream(self, self._connection, self._lanes[0], generation=self._link.generation).start()
+
+    def _patience(self, now: float) -> float | None:
+        """Seconds until something is to be done though nothing happens."""
+        deadlines = []
+        if self._link.streaming:
+            deadlines.append(ACK_TIMEOUT_SECONDS)
+        elif not self._lanes[0].settled and (wait := self._link.wait(now)) is not None:
+            deadlines.append(wait)
+        if self._wants_spill:
+            deadlines.append(max(SPILL_LINGER_SECONDS, self._spool_idle_until - now))
+        return min(deadlines, default=None)
+
+    # The supervisor's disk work; nobody else touches the spool, save to read.
+
+    @property
+    def _wants_spill(self) -> bool:
+        if self._spool is None or not self._own.in_memory:
+            return False
+        away = self._link.phase is Phase.BROKEN or not self._link.trusted
+        return away or self._pressed > 0 or self._keeps_for_later
+
+    def _batches_to_spill(self, now: float) -> list[Batch]:
+        if not self._wants_spill or now < self._spool_idle_until:
+            return []
+        age = self._own.age(now) or 0.0
+        if (
+            age >= SPILL_LINGER_SECONDS
+            or self._own.gathered_rows >= GATHER_ROWS
+            or self._pressed
+            or self._closing
+        ):
+            while self._own.seal():
+                pass
+        return self._own.to_spill(SPILL_BYTES)
+
+    def _spill(self, batches: Sequence[Batch]) -> None:
+        spool, own = self._spool, self._own
+        assert spool is not None  # noqa: S101 - there are batches to spill
+        places = []
+        failure: SpoolError | None = None
+        try:
+            # What is durable by now goes first, so that the files hold one run without a hole.
+            spool.release(own.title, batches[0].seq - 1)
+            for batch in batches:
+                body = pack(joined(batch.parts or ()))
+                places.append(spool.append(own.title, seq=batch.seq, rows=batch.rows, body=body))
+        except SpoolError as error:
+            failure = error
+        try:
+            spool.sync()
+        except SpoolError as error:
+            failure, places = error, []
+        with self._lock:
+            for batch, place in zip(batches, places, strict=False):
+                own.spilled(batch, place)
+            if failure is not None:
+                self._rest_spool(failure)
+            self._progress.notify_all()
+
+    def _has_files_to_release(self) -> bool:
+        return self._spool is not None and any(
+            self._spool.has_done(lane.title, lane.durable) for lane in self._lanes
+        )
+
+    def _release(self) -> None:
+        with self._lock:
+            done = [(lane.title, lane.durable) for lane in self._lanes]
+        try:
+            for title, durable in done:
+                if self._spool is not None:
+                    self._spool.release(title, durable)
+        except SpoolError as error:
+            with self._lock:
+                self._rest_spool(error)
+        else:
+            with self._lock:
+                self._spool_idle_until = 0.0
+
+    def _rest_spool(self, failure: SpoolError) -> None:
+        logger.warning("the spool takes nothing: %s", failure)
+        self._last_failure = str(failure)
+        self._spool_idle_until = time.monotonic() + DISK_RETRY_SECONDS
