@@ -1,1 +1,1 @@
-""""""
+"""The Flight role: everything that crosses the wire, and who may."""

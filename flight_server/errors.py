@@ -9,6 +9,7 @@ FlightServiceError
 │   │   └── InvalidTicketError  a ticket can't be read                 → FlightServerError
 │   ├── NotFoundError           what was named does not exist          → FlightServerError
 │   └── LimitError              the answer or request is too large     → FlightServerError
+├── AddressError                the operator's: the address is taken or not ours to listen on
 └── ControlStoreError           the disk's: keys or files can't be read or written; clients are
                                 told "internal error" and an id to look up in the log
 
@@ -138,6 +139,11 @@ class LimitError(RequestError):
     """The request, or the answer to it, is larger than the server allows."""
 
     code = "limit"
+
+
+@final
+class AddressError(FlightServiceError):
+    """The server can't listen where it should."""
 
 
 @final

@@ -5,6 +5,7 @@ StorageError
 │   └── SchemaMismatchError the caller's: a column is unknown, missing or of another type
 ├── SequenceError           the producer's: its batch numbers jumped, or another stream took over
 ├── JournalError            the disk's: the journal can't be written
+│   ├── JournalFullError    the disk's: no room; goes on by itself once there is some
 │   └── JournalCorruptError the disk's: the journal holds something we did not write
 └── StoreClosedError        nobody's: the store is shutting down
 """
@@ -41,6 +42,11 @@ class SequenceError(StorageError):
 
 class JournalError(StorageError):
     """The journal can't be written; nothing that was acknowledged is lost."""
+
+
+@final
+class JournalFullError(JournalError):
+    """The disk is full; what was not written is tried again."""
 
 
 @final

@@ -1,7 +1,7 @@
 """The registry of datasets: their schemas, identities, orders, layouts and readers.
 
-Schemas only ever gain nullable columns, so older journals and files stay readable (the columns they
-lack are null). Strings are plain here; ``Dataset.wire_schema`` is what ``latest`` and ``range`` send.
+Schemas only ever gain nullable columns, so older journals and files stay readable: the columns they
+lack are null. Strings are plain here; ``latest`` and ``range`` send ``Dataset.wire_schema``.
 """
 
 import re

@@ -1,0 +1,144 @@
+"""The flight role: a store, a door with a lock, and the server between them."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import structlog
+
+from flight_server.actions import Actions
+from flight_server.auth import Authenticator
+from flight_server.errors import AddressError
+from flight_server.files import FileRegistry
+from flight_server.keys import KeyStore
+from flight_server.reads import Reads
+from flight_server.server import FlightRpcServer, Rooms
+from flight_server.status import StatusBoard
+from flight_server.streams import StreamSlots
+from flight_server.writes import Writes
+from storage.ports import Clock, Disk
+from storage.selection import SourcePolicy
+from storage.store import Store, StoreConfig
+
+SHUTDOWN_SECONDS: Final = 0.5
+"""How long gRPC may take to close: it waits for clients without end, so nobody waits for it."""
+
+_LOG: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FlightConfig:
+    """What the flight role needs to know.
+
+    Attributes:
+        location: Where to listen, ``grpc://host:port``; port 0 picks a free one.
+        data_directory: Where journal and control database live; local disk.
+        hot_window_us: How long rows stay in memory, µs.
+        hot_memory_limit_bytes: Memory for rows beyond which producers are slowed down.
+        source_priority: Sources, the one that speaks for a symbol first.
+        version: Of the service, for ``status``.
+    """
+
+    location: str
+    data_directory: Path
+    hot_window_us: int
+    hot_memory_limit_bytes: int
+    source_priority: tuple[str, ...]
+    version: str
+
+
+class FlightService:
+    """Runs the flight role. ``start`` once, ``stop`` once.
+
+    Args:
+        config: What to serve and where.
+        clock: Where time comes from.
+        disk: The file system.
+        on_failure: Called once, from any thread, when the service can't go on: the process must
+            end without ``stop``, and the next start recovers what was acknowledged.
+    """
+
+    def __init__(
+        self,
+        config: FlightConfig,
+        *,
+        clock: Clock,
+        disk: Disk,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._disk = disk
+        self._on_failure = on_failure
+        self._slots = StreamSlots()
+        self._store: Store | None = None
+        self._server: FlightRpcServer | None = None
+
+    def start(self) -> None:
+        """Recover what is there, then answer.
+
+        Raises:
+            StorageError: The journal can't be read back or written.
+            FlightServiceError: The control database can't be used, or the address is taken.
+        """
+        config, clock = self._config, self._clock
+        self._disk.make_directory(config.data_directory)
+        keys = KeyStore(config.data_directory, clock)
+        files = FileRegistry(config.data_directory, clock)
+        store = Store(
+            StoreConfig(
+                directory=config.data_directory,
+                hot_memory_limit=config.hot_memory_limit_bytes,
+                sources=SourcePolicy(config.source_priority, config.hot_window_us),
+            ),
+            clock=clock,
+            disk=self._disk,
+            on_failure=self._on_failure,
+        )
+        authenticator = Authenticator(keys)
+        writes = Writes(store, self._slots)
+        board = StatusBoard(store, writes, self._slots, authenticator, clock, config.version)
+        rooms = Rooms(
+            store=store,
+            reads=Reads(store, self._slots),
+            writes=writes,
+            actions=Actions(store, files, board),
+            authenticator=authenticator,
+        )
+        self._store = store
+        self._server = _listen(config.location, rooms)
+        _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)
+
+    @property
+    def uri(self) -> str:
+        """Where clients connect."""
+        if self._server is None:
+            return self._config.location
+        host = self._config.location.rpartition(":")[0]
+        return f"{host}:{self._server.port}"
+
+    def stop(self, drain_seconds: float) -> None:
+        """Let running calls end for a while, make everything durable, and close.
+
+        What was acknowledged is safe whatever happens here. Calls that are still running
+        afterwards end with the process.
+        """
+        ended = self._slots.drain(drain_seconds)
+        if not ended:
+            _LOG.warning("streams cut off", streams=self._slots.taken)
+        if self._store is not None:
+            self._store.close()
+        if self._server is not None:
+            closing = threading.Thread(target=self._server.shutdown, daemon=True)
+            closing.start()
+            closing.join(SHUTDOWN_SECONDS)
+
+
+def _listen(location: str, rooms: Rooms) -> FlightRpcServer:
+    try:
+        return FlightRpcServer(location, rooms)
+    except (pa.ArrowException, OSError) as error:
+        raise AddressError(f"can't listen on {location}: another program has the port") from error

@@ -1,0 +1,229 @@
+"""The append section: the one place where rows get their positions.
+
+One thread takes whatever waits on all streams, so it needs no lock round the hot stores, and a
+thousand small batches cost little more than one large one.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from storage.batched import BatchDecoder, BatchedStore
+from storage.columnar import ColumnarStore
+from storage.errors import StorageError, StoreClosedError
+from storage.journal import Appended, Journal
+from storage.ports import Clock
+from storage.producers import AppendStream, Mark, ProducerTable
+from storage.schemas import QUARANTINE, TIMESTAMP
+from storage.validation import Decoder, Plausibility, Rejected
+
+BATCHES_A_PASS: Final = 64
+"""Batches of a stream joined at a time: enough to spread the cost, few enough to stay in cache."""
+
+HotStore = ColumnarStore | BatchedStore
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of some rows."""
+
+    rejected: Sequence[Rejected]
+    duplicates: int
+
+
+class Intake(Protocol):
+    """How the rows of one stream get into a hot store."""
+
+    def append(self, batch: pa.RecordBatch, arrival: int) -> Taken:
+        """Validate and append rows."""
+
+
+class ColumnarIntake:
+    """Into column buffers."""
+
+    def __init__(self, store: ColumnarStore, rules: Plausibility, schema: pa.Schema) -> None:
+        self._store = store
+        self._rules = rules
+        self._decoder = Decoder(store.dataset, schema, store.dictionaries)
+
+    def append(self, batch: pa.RecordBatch, arrival: int) -> Taken:
+        """See ``Intake.append``."""
+        columns, rejected = self._decoder.decode(batch)
+        rejected += self._rules.impossible(columns)
+        if rejected:
+            good = _without(batch.num_rows, rejected)
+            columns = [column[good] for column in columns]
+        self._rules.flag_improbable(columns, arrival)
+        return Taken(rejected, self._store.append(columns))
+
+
+class BatchedIntake:
+    """Into a list of batches."""
+
+    def __init__(self, store: BatchedStore, schema: pa.Schema) -> None:
+        self._store = store
+        self._decoder = BatchDecoder(store.dataset, schema)
+
+    def append(self, batch: pa.RecordBatch, arrival: int) -> Taken:  # noqa: ARG002
+        """See ``Intake.append``."""
+        conformed, rejected = self._decoder.decode(batch)
+        if rejected:
+            conformed = conformed.take(pa.array(_without(batch.num_rows, rejected)))
+        return Taken(rejected, self._store.append(conformed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    stream: AppendStream
+    store: HotStore
+    intake: Intake
+
+
+class Appender:
+    """Moves rows from streams into the hot stores, and hands them to the journal."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, HotStore],
+        journal: Journal,
+        producers: ProducerTable,
+        clock: Clock,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._stores = stores
+        self._journal = journal
+        self._producers = producers
+        self._clock = clock
+        self._on_failure = on_failure
+        self._rules = {
+            name: Plausibility(store.dataset, store.dictionaries)
+            for name, store in stores.items()
+            if isinstance(store, ColumnarStore)
+        }
+        quarantine = stores[QUARANTINE.name]
+        assert isinstance(quarantine, BatchedStore)  # noqa: S101 - for the type checker
+        self._quarantine = quarantine
+        self._lanes: tuple[_Lane, ...] = ()
+        self._lanes_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._arrival = 0
+        self._thread = threading.Thread(target=self._run, name="appender", daemon=True)
+
+    def start(self, arrival: int) -> None:
+        """Begin to take batches; ``arrival`` is the newest instant any row has arrived at."""
+        self._arrival = arrival
+        self._thread.start()
+
+    def open(self, dataset: str, schema: pa.Schema) -> AppendStream:
+        """Return a stream into one dataset.
+
+        Raises:
+            SchemaMismatchError: The schema is not the dataset's.
+            StoreClosedError: The store is shutting down.
+        """
+        store = self._stores[dataset]
+        intake: Intake = (
+            ColumnarIntake(store, self._rules[dataset], schema)
+            if isinstance(store, ColumnarStore)
+            else BatchedIntake(store, schema)
+        )
+        stream = AppendStream(self._producers, self._wake)
+        with self._lanes_lock:
+            if self._stopping:
+                raise StoreClosedError("the server is shutting down; send to it again later")
+            self._lanes = (*self._lanes, _Lane(stream, store, intake))
+        return stream
+
+    def close(self, stream: AppendStream) -> None:
+        """Forget a stream whose batches are all taken, or won't be."""
+        with self._lanes_lock:
+            self._lanes = tuple(lane for lane in self._lanes if lane.stream is not stream)
+
+    def stop(self) -> None:
+        """Append what waits, then end every stream."""
+        with self._lanes_lock:
+            self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def fail_streams(self, error: StorageError) -> None:
+        """End every open stream with ``error``."""
+        for lane in self._lanes:
+            lane.stream.fail(error)
+
+    @property
+    def streams(self) -> int:
+        """Streams open."""
+        return len(self._lanes)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                progress = [self._take(lane) for lane in self._lanes]
+                if not any(progress):
+                    if self._stopping:
+                        return
+                    self._wake.wait()
+        except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
+            self._on_failure(error)
+
+    def _take(self, lane: _Lane) -> bool:
+        taken = lane.stream.take(BATCHES_A_PASS)
+        if not taken:
+            return False
+        batches = [batch for _, batch in taken]
+        batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        # Arrival never runs backwards, whatever the wall clock does: it names the journal's hour.
+        self._arrival = max(self._arrival, self._clock.now())
+        start, bad_start = lane.store.end, self._quarantine.end
+        outcome = lane.intake.append(batch, self._arrival)
+        bad = self._set_aside(lane.store, batch, outcome.rejected)
+        mark = Mark(lane.stream, taken[-1][0], lane.store.end - start, bad, outcome.duplicates)
+        group = [Appended(lane.store, start, lane.store.end, self._arrival, (mark,))]
+        if bad and lane.store is not self._quarantine:
+            end = self._quarantine.end
+            group.append(Appended(self._quarantine, bad_start, end, self._arrival, ()))
+        self._journal.submit(group)
+        return True
+
+    def _set_aside(
+        self, store: HotStore, batch: pa.RecordBatch, rejected: Sequence[Rejected]
+    ) -> int:
+        """Put impossible rows into quarantine, each once; return how many."""
+        reasons: dict[int, str] = {}
+        for found in rejected:
+            for row in found.rows.tolist():
+                reasons.setdefault(row, found.reason)
+        if not reasons:
+            return 0
+        rows = batch.take(pa.array(list(reasons))).to_pylist()
+        names = store.dictionaries["symbol"] if isinstance(store, ColumnarStore) else None
+        known = {
+            row.get("symbol") for row in rows if names and names.code(str(row.get("symbol"))) >= 0
+        }
+        now = pa.scalar(self._arrival, TIMESTAMP)
+        columns = {
+            "ts_event": [now] * len(rows),
+            "ts_recv": [now] * len(rows),
+            "symbol": [r.get("symbol") if r.get("symbol") in known else None for r in rows],
+            "dataset": [store.dataset.name] * len(rows),
+            "source": [r.get("source") for r in rows],
+            "reason": list(reasons.values()),
+            "payload": [json.dumps(row, default=str) for row in rows],
+        }
+        self._quarantine.append(pa.RecordBatch.from_pydict(columns, schema=QUARANTINE.schema))
+        return len(rows)
+
+
+def _without(rows: int, rejected: Sequence[Rejected]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    good = np.ones(rows, bool)
+    for found in rejected:
+        good[found.rows] = False
+    return np.flatnonzero(good)

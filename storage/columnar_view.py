@@ -1,0 +1,231 @@
+"""Reading a columnar dataset as it was at one position."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from storage.columnar import ColumnarStore
+from storage.dictionary import Dictionary
+from storage.lanes import Lane, LateRun, SortedRows
+from storage.merge import Cursor, between, merged
+from storage.ports import MICROSECONDS
+from storage.runs import LOWEST, GrowingArray, Integers
+from storage.selection import ALL_SOURCES, Order, Selection, SourcePolicy, SymbolExtent
+from storage.validation import Column
+
+DAY: Final = 86_400 * MICROSECONDS
+SHARED_DICTIONARY_MAX: Final = 64
+"""Strings of a column up to which sending all of them beats finding the ones in use."""
+
+
+class ColumnarView:
+    """The rows of a ``ColumnarStore`` below one position; what it answers never changes."""
+
+    def __init__(self, store: ColumnarStore, policy: SourcePolicy) -> None:
+        self._store = store
+        self._policy = policy
+        # Read before any lane: every row below it is indexed already.
+        self.end = store.end
+
+    def symbols(self) -> list[str]:
+        """Return the symbols that have rows, sorted."""
+        names = self._store.dictionaries["symbol"]
+        return sorted(names.value(code) for code in tuple(self._store.lanes_of_symbol))
+
+    def extent(self, symbol: str) -> SymbolExtent | None:
+        """Return how far a symbol's rows reach, or None when it has none."""
+        lanes = [lane for lane in self._lanes(symbol) if lane.rows]
+        if not lanes:
+            return None
+        first, last = min(la.ts_first for la in lanes), max(la.ts_last for la in lanes)
+        sources = len({lane.key.source for lane in lanes})
+        return SymbolExtent(sum(lane.rows for lane in lanes), first, last, sources)
+
+    def latest(self, selection: Selection, limit: int, now: int) -> pa.RecordBatch:
+        """Return the newest ``limit`` rows of each symbol by total order, oldest first."""
+        names = selection.columns_of(self._store.dataset)
+        symbols = self.symbols() if selection.symbols is None else selection.symbols
+        parts = [self._newest(symbol, selection.source, limit, now) for symbol in symbols]
+        positions = parts[0] if len(parts) == 1 else np.concatenate([*parts, _nothing()])
+        if len(parts) > 1:
+            positions = self._sorted_by_time(positions)
+        return self.batch(positions, names, narrow=selection.narrow)
+
+    def range(
+        self, selection: Selection, start: int, end: int, order: Order
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows with ``start <= ts_event < end`` in total order."""
+        names = selection.columns_of(self._store.dataset)
+        symbols = self.symbols() if selection.symbols is None else selection.symbols
+        together = [symbols] if order is Order.TIME else [[symbol] for symbol in sorted(symbols)]
+        for group in together:
+            pieces = [p for s in group for p in self._pieces(s, selection.source, start, end)]
+            pieces.sort(key=lambda piece: self._tie_order(piece[0]))
+            cursors = [cursor for _, cursor in pieces]
+            for positions in merged(cursors, self._store.instant, self._instants):
+                yield self.batch(positions, names, narrow=selection.narrow)
+
+    def batch(
+        self, positions: Integers, names: Sequence[str], *, narrow: bool = False
+    ) -> pa.RecordBatch:
+        """Return some columns of the rows at ``positions``, in the wire schema."""
+        store = self._store
+        located = store.locate(positions)
+        fields, arrays = [], []
+        for name in names:
+            spec = store.specs[store.at[name]]
+            values = located.values(store.at[name], spec.width)
+            if spec.dictionary is None:
+                arrays.append(_plain(values, spec.field))
+            else:
+                arrays.append(_encoded(values, spec.dictionary, narrow=narrow))
+            fields.append(store.dataset.wire_schema.field(name))
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    # Lanes
+
+    def _lanes(self, symbol: str) -> tuple[Lane, ...]:
+        code = self._store.dictionaries["symbol"].code(symbol)
+        return self._store.lanes_of_symbol.get(code, ())
+
+    def _source(self, lane: Lane) -> str:
+        return self._store.dictionaries["source"].value(lane.key.source)
+
+    def _tie_order(self, lane: Lane) -> tuple[str, str, int]:
+        name = self._store.dictionaries[self._store.dataset.lane[2]].value(lane.key.name)
+        return (self._source(lane), name, lane.key.symbol)
+
+    def _visible(self, run: GrowingArray) -> int:
+        """Return how many rows of ``run`` lie below our end; later ones are its tail."""
+        length = run.length
+        if not length or run[length - 1] < self.end:
+            return length
+        return bisect_left(range(length), 1, key=lambda index: int(run[index] >= self.end))
+
+    def _visible_late(self, lane: Lane) -> list[LateRun]:
+        runs = []
+        for run in lane.late:
+            below = run.positions < self.end
+            runs.append(run if below.all() else LateRun(run.positions[below]))
+        return [run for run in runs if len(run.positions)]
+
+    # Latest
+
+    def _newest(self, symbol: str, source: str | None, limit: int, now: int) -> Integers:
+        lanes = self._speaking(self._lanes(symbol), source, now)
+        parts = [part for lane in lanes for part in self._tails(lane, limit)]
+        if not parts:
+            return _nothing()
+        if len(parts) == 1:
+            return parts[0]
+        return self._sorted_by_time(np.concatenate(parts))[-limit:]
+
+    def _speaking(self, lanes: Sequence[Lane], source: str | None, now: int) -> Sequence[Lane]:
+        """Return the lanes that ``latest`` listens to."""
+        if source is not None and source != ALL_SOURCES:
+            return [lane for lane in lanes if self._source(lane) == source]
+        if source == ALL_SOURCES or len(lanes) < 2:
+            return lanes
+        live = [lane for lane in lanes if lane.ts_last >= now - self._policy.fresh_us]
+        if live:
+            return live
+        newest = max(lanes, key=lambda lane: lane.ts_last)
+        return [lane for lane in lanes if lane.key.source == newest.key.source]
+
+    def _tails(self, lane: Lane, limit: int) -> list[Integers]:
+        """Return the newest rows of each of a lane's runs that may be among its newest."""
+        visible = self._visible(lane.run)
+        tail = lane.run.slice(max(0, visible - limit), visible)
+        tails = [tail] if len(tail) else []
+        oldest = self._store.instant(int(tail[0])) if len(tail) == limit else LOWEST
+        late = (run for run in self._visible_late(lane) if self._store.instant(run[-1]) >= oldest)
+        tails.extend(run.positions[-limit:] for run in late)
+        return tails
+
+    def _sorted_by_time(self, positions: Integers) -> Integers:
+        """Sort any rows into the total order."""
+        store = self._store
+        keys: list[Column] = []
+        for name in reversed(store.dataset.order):
+            values = store.gather(positions, store.at[name])
+            dictionary = store.dictionaries.get(name)
+            keys.append(values if dictionary is None else dictionary.ranks()[values])
+        return positions[np.lexsort(keys)]
+
+    # Range
+
+    def _pieces(
+        self, symbol: str, source: str | None, start: int, end: int
+    ) -> list[tuple[Lane, Cursor]]:
+        """Return what to merge for one symbol: rows of a lane within a span of time."""
+        lanes = self._lanes(symbol)
+        if source is not None and source != ALL_SOURCES:
+            lanes = tuple(lane for lane in lanes if self._source(lane) == source)
+        if source is not None or len({lane.key.source for lane in lanes}) < 2:
+            return [(lane, self._cursor(lane, start, end)) for lane in lanes]
+        return [
+            (lane, self._cursor(lane, *span))
+            for *span, speaker in self._source_spans(lanes, start, end)
+            for lane in lanes
+            if lane.key.source == speaker
+        ]
+
+    def _source_spans(
+        self, lanes: Sequence[Lane], start: int, end: int
+    ) -> list[tuple[int, int, int]]:
+        """Return for every date in a range the code of the best source that has a row there."""
+        speakers: dict[int, int] = {}
+        for lane in sorted(lanes, key=lambda lane: self._policy.rank(self._source(lane))):
+            for date in self._dates(lane, start, end):
+                speakers.setdefault(date, lane.key.source)
+        return [
+            (max(start, date * DAY), min(end, (date + 1) * DAY), speakers[date])
+            for date in sorted(speakers)
+        ]
+
+    def _dates(self, lane: Lane, start: int, end: int) -> Iterator[int]:
+        """Yield the UTC dates (days since 1970) on which a lane has a row, by jumping."""
+        for run, count in self._runs(lane):
+            after = start
+            while len(left := between(run, count, self._store.instant, after, end)):
+                date = self._store.instant(run[left.at]) // DAY
+                yield date
+                after = (date + 1) * DAY
+
+    def _runs(self, lane: Lane) -> list[tuple[SortedRows, int]]:
+        late = [(run, len(run.positions)) for run in self._visible_late(lane)]
+        return [(lane.run, self._visible(lane.run)), *late]
+
+    def _cursor(self, lane: Lane, start: int, end: int) -> Cursor:
+        """Return a lane's rows of a span, late ones merged in."""
+        found = [
+            between(r, count, self._store.instant, start, end) for r, count in self._runs(lane)
+        ]
+        found = [cursor for cursor in found if len(cursor)] or found[:1]
+        if len(found) == 1:
+            return found[0]
+        parts = [cursor.rows.slice(cursor.at, cursor.stop) for cursor in found]
+        rows = self._sorted_by_time(np.concatenate(parts))
+        return Cursor(LateRun(rows), 0, len(rows))
+
+    def _instants(self, positions: Integers) -> Integers:
+        return self._store.gather(positions, 0)
+
+
+def _nothing() -> Integers:
+    return np.empty(0, np.int64)
+
+
+def _plain(values: Column, field: pa.Field) -> pa.Array:
+    if field.nullable and np.isnan(values).any():
+        return pa.array(values, field.type, from_pandas=True)
+    return pa.Array.from_buffers(field.type, len(values), [None, pa.py_buffer(values)])
+
+
+def _encoded(codes: Column, dictionary: Dictionary, *, narrow: bool) -> pa.DictionaryArray:
+    if narrow or len(dictionary) > SHARED_DICTIONARY_MAX:
+        return dictionary.subset(codes)
+    return dictionary.full(codes)

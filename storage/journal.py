@@ -1,0 +1,287 @@
+"""Group commit: what was appended becomes durable, off the path to visibility.
+
+The journal follows the hot stores: it is told which positions are new, reads those rows straight
+from the column buffers, and commits everything that has gathered since its last commit at once.
+Disks stall for a second now and then; readers never notice, producers only wait for their acks.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from storage.batched import BatchedStore
+from storage.columnar import ColumnarStore
+from storage.errors import JournalError, JournalFullError
+from storage.journal_file import Header, JournalWriter, Record, checkpoint, file_name
+from storage.ports import MICROSECONDS, Clock, Disk
+from storage.producers import Mark
+
+HOUR: Final = 3_600 * MICROSECONDS
+COMMIT_INTERVAL_SECONDS: Final = 0.005
+"""Least time between commits: an fsync a tick would wear the disk out and gain nobody anything."""
+COMMIT_ROWS_MAX: Final = 1 << 18
+"""Rows a commit, about 25 MB of ticks: keeps an ack from waiting for a huge transaction."""
+WAITING_ROWS_MAX: Final = 1 << 21
+"""Rows appended but not journaled before appending pauses: what a crash may take back."""
+RETRY_SECONDS: Final = 1.0
+"""How often a full disk is tried again."""
+CHECKPOINT_BYTES: Final = 64 << 20
+"""Write-ahead log size at which it is folded into the file, so that it does not grow all hour."""
+HOUSEKEEPING_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Rows ``[start, stop)`` of one dataset that were just appended."""
+
+    store: ColumnarStore | BatchedStore
+    start: int
+    stop: int
+    arrival: int
+    marks: tuple[Mark, ...]
+
+
+@dataclass(slots=True)
+class JournalStatus:
+    """How the journal is doing.
+
+    Attributes:
+        commits: Transactions since start.
+        records: Records in the file being written.
+        waiting_rows: Rows not durable yet.
+        degraded: What is wrong, in words; None when nothing is.
+        degraded_since: When it went wrong, µs.
+        commit_seconds: How long recent commits took.
+    """
+
+    commits: int = 0
+    records: int = 0
+    waiting_rows: int = 0
+    degraded: str | None = None
+    degraded_since: int | None = None
+    commit_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+
+class Journal:
+    """Writes what was appended, in order, to one file an hour."""
+
+    def __init__(
+        self,
+        directory: Path,
+        stores: Mapping[str, ColumnarStore | BatchedStore],
+        *,
+        clock: Clock,
+        disk: Disk,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.status = JournalStatus()
+        self._directory = directory
+        self._stores = stores
+        self._clock = clock
+        self._disk = disk
+        self._on_failure = on_failure
+        self._changed = threading.Condition()
+        self._groups: deque[Sequence[Appended]] = deque()
+        self._stopping = threading.Event()
+        self._writer: JournalWriter | None = None
+        self._sealing: deque[JournalWriter] = deque()
+        self._introduced: dict[tuple[str, str], int] = {}
+        self._positions: dict[str, int] = {}
+        self._marks: dict[str, int] = {}
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._housekeeper = threading.Thread(target=self._keep_house, daemon=True)
+
+    def start(self, header: Header) -> None:
+        """Create the first file of this life and begin to write.
+
+        Raises:
+            JournalError: The file can't be created.
+        """
+        self._positions = dict(header.positions)
+        self._marks = dict(header.marks)
+        self._open(header)
+        self._thread.start()
+        self._housekeeper.start()
+
+    def submit(self, group: Sequence[Appended]) -> None:
+        """Queue rows that must become durable together; waits while the disk is far behind."""
+        rows = sum(part.stop - part.start for part in group)
+        with self._changed:
+            while self.status.waiting_rows > WAITING_ROWS_MAX and not self._stopping.is_set():
+                self._changed.wait()
+            self._groups.append(group)
+            self.status.waiting_rows += rows
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Write what is queued, seal the file and stop."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join()
+        self._housekeeper.join()
+
+    def _run(self) -> None:
+        try:
+            while groups := self._next_groups():
+                began = self._clock.monotonic()
+                self._commit(groups)
+                self.status.commit_seconds.append(self._clock.monotonic() - began)
+                # Not when stopping: whoever waits for the last acks waits for nothing else.
+                self._stopping.wait(COMMIT_INTERVAL_SECONDS - (self._clock.monotonic() - began))
+            self._seal()
+        except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
+            self._on_failure(error)
+
+    def _next_groups(self) -> list[Sequence[Appended]]:
+        """Wait for groups; return those of one hour, and at most ``COMMIT_ROWS_MAX`` rows."""
+        with self._changed:
+            while not self._groups:
+                if self._stopping.is_set():
+                    return []
+                self._changed.wait()
+            hour = self._groups[0][0].arrival // HOUR
+            groups, rows = [], 0
+            while self._groups and self._groups[0][0].arrival // HOUR == hour:
+                if rows >= COMMIT_ROWS_MAX:
+                    break
+                groups.append(self._groups.popleft())
+                rows += sum(part.stop - part.start for part in groups[-1])
+            return groups
+
+    def _commit(self, groups: Sequence[Sequence[Appended]]) -> None:
+        hour = groups[0][0].arrival // HOUR * HOUR
+        writer = self._writer_of(hour)
+        parts = [part for group in groups for part in group]
+        marks = [mark for part in parts for mark in part.marks]
+        records, introduced = self._records(parts)
+        self._write(writer, records)
+        self._introduced.update(introduced)
+        for record in records:
+            self._positions[record.dataset] = record.position + record.rows
+            self._marks.update(record.marks)
+        for mark in marks:
+            mark.stream.settle(mark)
+        with self._changed:
+            self.status.waiting_rows -= sum(part.stop - part.start for part in parts)
+            self.status.commits += 1
+            self.status.records = writer.records
+            self._changed.notify_all()
+
+    def _records(
+        self, parts: Iterable[Appended]
+    ) -> tuple[list[Record], dict[tuple[str, str], int]]:
+        """Return one record a dataset, and how many strings of each column they introduce."""
+        spans: dict[str, list[Appended]] = {}
+        for part in parts:
+            spans.setdefault(part.store.dataset.name, []).append(part)
+        records, introduced = [], dict(self._introduced)
+        for name, adjacent in spans.items():
+            start, stop = adjacent[0].start, adjacent[-1].stop
+            store = adjacent[0].store
+            bodies = [batch.serialize() for batch in store.journal_batches(start, stop)]
+            marks = {
+                mark.stream.producer_name: mark.seq for part in adjacent for mark in part.marks
+            }
+            records.append(
+                Record(
+                    dataset=name,
+                    position=start,
+                    rows=stop - start,
+                    arrival=adjacent[-1].arrival,
+                    marks={producer: seq for producer, seq in marks.items() if producer},
+                    strings=_new_strings(store, introduced),
+                    body=bodies[0] if len(bodies) == 1 else b"".join(bodies),
+                )
+            )
+        return records, introduced
+
+    def _write(self, writer: JournalWriter, records: list[Record]) -> None:
+        """Commit, waiting as long as the disk is full."""
+        while True:
+            try:
+                writer.commit(records)
+            except JournalFullError as error:
+                if self._stopping.is_set():
+                    raise
+                self._degrade(str(error))
+                self._stopping.wait(RETRY_SECONDS)
+            else:
+                self.status.degraded = self.status.degraded_since = None
+                return
+
+    def _degrade(self, why: str) -> None:
+        if self.status.degraded is None:
+            self.status.degraded_since = self._clock.now()
+        self.status.degraded = why
+
+    def _writer_of(self, hour: int) -> JournalWriter:
+        """Return the writer of an hour, a new file when the hour is new."""
+        current = self._writer
+        if current is None:
+            raise JournalError("the journal is not open")
+        if current.header.hour >= hour:
+            return current
+        self._open(
+            Header(
+                number=current.header.number + 1,
+                epoch=current.header.epoch,
+                hour=hour,
+                positions=self._positions,
+                marks=self._marks,
+                previous_records=current.records,
+            )
+        )
+        self._sealing.append(current)
+        assert self._writer is not None  # noqa: S101 - just opened
+        return self._writer
+
+    def _open(self, header: Header) -> None:
+        path = self._directory / file_name(header.number, header.hour)
+        self._writer = JournalWriter(path, header)
+        self._disk.sync_directory(self._directory)
+        self._introduced = {}
+
+    def _seal(self) -> None:
+        if self._writer is not None:
+            self._writer.seal()
+            self._disk.sync_directory(self._directory)
+
+    def _keep_house(self) -> None:
+        """Fold write-ahead logs into their files, beside the commits."""
+        try:
+            while not self._stopping.wait(HOUSEKEEPING_SECONDS):
+                self._tidy()
+            self._tidy()
+        except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
+            self._on_failure(error)
+
+    def _tidy(self) -> None:
+        while self._sealing:
+            self._sealing[0].seal()
+            self._sealing.popleft()
+        writer = self._writer
+        if writer is None:
+            return
+        log = writer.path.with_name(writer.path.name + "-wal")
+        if self._disk.size(log) > CHECKPOINT_BYTES:
+            checkpoint(writer.path)
+
+
+def _new_strings(
+    store: ColumnarStore | BatchedStore, introduced: dict[tuple[str, str], int]
+) -> dict[str, list[str]]:
+    """Return the strings that the file does not know yet, and count them as introduced."""
+    if isinstance(store, BatchedStore):
+        return {}
+    new = {}
+    for column, dictionary in store.dictionaries.items():
+        key = (store.dataset.name, column)
+        values = dictionary.values(introduced.get(key, 0))
+        if values:
+            new[column] = values
+            introduced[key] = introduced.get(key, 0) + len(values)
+    return new

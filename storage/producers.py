@@ -1,0 +1,247 @@
+"""Producers and their streams: who sent what, how much of it is visible, how much durable.
+
+A producer numbers its batches 1, 2, 3, …; the store keeps three marks of each:
+
+    accepted ≥ visible ≥ durable
+
+*accepted*: taken from the wire. *visible*: readers see it. *durable*: journaled, and acknowledged.
+A batch at or below ``accepted`` is a resend: it is not appended again, only acknowledged once
+durable. The next batch must be ``accepted + 1``; anything else is a jump.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from storage.errors import InvalidDataError, SequenceError, StorageError
+
+PENDING_BATCHES_MAX: Final = 256
+"""Batches a stream may have waiting for the appender before its reading pauses."""
+PENDING_BYTES_MAX: Final = 64 << 20
+"""Bytes likewise: a greedy producer is slowed down by Flight's flow control, not by memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a stream tells its producer.
+
+    Attributes:
+        seq: Newest durable batch.
+        rows: Rows made durable since the previous ack; the two that follow likewise.
+        quarantined: Impossible rows put aside.
+        duplicates: Repeats of rows that were there.
+    """
+
+    seq: int
+    rows: int
+    quarantined: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One batch on its way to the journal."""
+
+    stream: "AppendStream"
+    seq: int
+    rows: int
+    quarantined: int
+    duplicates: int
+
+
+class Producer:
+    """The marks of one producer. Guarded by the lock of its table."""
+
+    __slots__ = ("accepted", "durable", "name", "stream")
+
+    def __init__(self, name: str | None, durable: int = 0) -> None:
+        self.name = name
+        self.accepted = durable
+        self.durable = durable
+        self.stream: AppendStream | None = None
+
+    def __repr__(self) -> str:
+        return f"<Producer {self.name} accepted {self.accepted} durable {self.durable}>"
+
+
+class ProducerTable:
+    """All producers ever seen, and their open streams."""
+
+    def __init__(self, marks: Mapping[str, int]) -> None:
+        self.lock = threading.Lock()
+        self._producers = {name: Producer(name, seq) for name, seq in marks.items()}
+
+    def get(self, name: str) -> Producer:
+        """Return a producer, new ones with no batch yet."""
+        with self.lock:
+            return self._producers.setdefault(name, Producer(name))
+
+    def durable(self, name: str) -> int:
+        """Return the newest durable batch of a producer, 0 when it has none."""
+        with self.lock:
+            producer = self._producers.get(name)
+            return producer.durable if producer else 0
+
+
+class AppendStream:
+    """One DoPut: batches go in at one end, acks come out at the other.
+
+    ``push`` is called by the thread that reads the wire, ``take`` by the appender, ``settle`` by
+    the journal, ``next_ack`` by the thread that writes acks.
+    """
+
+    def __init__(self, table: ProducerTable, wake: threading.Event) -> None:
+        self._table = table
+        self._wake = wake
+        self._producer = Producer(None)
+        self._changed = threading.Condition()
+        self._pending: deque[tuple[int, pa.RecordBatch]] = deque()
+        self._pending_bytes = 0
+        self._read = 0  # newest batch that came through this stream
+        self._acked = 0
+        self._counts = [0, 0, 0]
+        self._ended = False
+        self._error: StorageError | None = None
+
+    def __repr__(self) -> str:
+        state = "failed" if self._error else "ended" if self._ended else "open"
+        return f"<AppendStream {state} read {self._read} pending {len(self._pending)}>"
+
+    def push(self, batch: pa.RecordBatch, producer: str | None = None, seq: int = 0) -> None:
+        """Hand over one batch; waits while the appender is behind.
+
+        Args:
+            batch: Rows of the stream's schema.
+            producer: Who numbers the batches; None for nobody (then ``seq`` is ignored).
+            seq: The batch's number.
+
+        Raises:
+            InvalidDataError: The batch's own buffers contradict each other.
+            SequenceError: The number jumps, or a newer stream of the producer has taken over.
+            StorageError: The stream was ended from the other side.
+        """
+        try:
+            batch.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InvalidDataError(f"the batch is not valid Arrow data: {error}") from error
+        if producer is not None and producer != self._producer.name:
+            self._take_over(producer)
+        self._wait_for_room()
+        with self._table.lock:  # admitted and queued at once, so that a take-over finds both
+            resent = producer is not None and self._is_resend(seq)
+            if not resent:
+                self._producer.accepted += 1
+            with self._changed:
+                self._read = max(self._read, seq if resent else self._producer.accepted)
+                if not resent:
+                    self._pending.append((self._producer.accepted, batch))
+                    self._pending_bytes += batch.nbytes
+                self._changed.notify_all()
+        self._wake.set()
+
+    def _take_over(self, name: str) -> None:
+        if self._read:
+            raise SequenceError("a stream carries the batches of one producer only")
+        self._producer = self._table.get(name)
+        with self._table.lock:
+            before, self._producer.stream = self._producer.stream, self
+        if before is not None:
+            # What it has queued must reach the journal before what we queue: marks only grow.
+            before.wait_until_taken()
+
+    def wait_until_taken(self) -> None:
+        """Wait until the appender has taken every batch of this stream."""
+        with self._changed:
+            while self._pending and self._error is None:
+                self._changed.wait()
+
+    def _is_resend(self, seq: int) -> bool:
+        producer = self._producer
+        if producer.stream is not self:
+            raise SequenceError(f"another stream of producer {producer.name!r} has taken over")
+        expected = producer.accepted + 1
+        if not 1 <= seq <= expected:
+            message = f"producer {producer.name!r} sent batch {seq} where {expected} comes next"
+            raise SequenceError(message, expected=expected)
+        return seq < expected
+
+    def _wait_for_room(self) -> None:
+        with self._changed:
+            while self._is_full() and self._error is None:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+
+    def _is_full(self) -> bool:
+        return len(self._pending) >= PENDING_BATCHES_MAX or self._pending_bytes >= PENDING_BYTES_MAX
+
+    def take(self, batches_max: int) -> list[tuple[int, pa.RecordBatch]]:
+        """Return the batches that wait, oldest first."""
+        if not self._pending:
+            return []
+        with self._changed:
+            count = min(batches_max, len(self._pending))
+            taken = [self._pending.popleft() for _ in range(count)]
+            self._pending_bytes -= sum(batch.nbytes for _, batch in taken)
+            self._changed.notify_all()
+        return taken
+
+    def settle(self, mark: Mark) -> None:
+        """Note that a batch of this stream is durable."""
+        producer = self._producer
+        with self._table.lock:
+            producer.durable = max(producer.durable, mark.seq)
+            current = producer.stream
+        with self._changed:
+            self._counts[0] += mark.rows
+            self._counts[1] += mark.quarantined
+            self._counts[2] += mark.duplicates
+            self._changed.notify_all()
+        if current is not None and current is not self:
+            current.nudge()
+
+    def nudge(self) -> None:
+        """Look again: the producer's marks have moved."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def next_ack(self) -> Ack | None:
+        """Wait for progress and return it; None once all is acknowledged and the stream ended.
+
+        Raises:
+            StorageError: The stream was ended from the other side.
+        """
+        with self._changed:
+            while True:
+                if self._error is not None:
+                    raise self._error
+                durable = min(self._producer.durable, self._read)
+                if durable > self._acked or any(self._counts):
+                    self._acked = durable
+                    ack = Ack(self._producer.durable, *self._counts)
+                    self._counts = [0, 0, 0]
+                    return ack
+                if self._ended and durable >= self._read:
+                    return None
+                self._changed.wait()
+
+    def end(self) -> None:
+        """The producer is done: ``next_ack`` returns None after the last ack."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def fail(self, error: StorageError) -> None:
+        """End the stream from this side; both its threads raise ``error``."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    @property
+    def producer_name(self) -> str | None:
+        """Who numbers the batches."""
+        return self._producer.name

@@ -1,0 +1,190 @@
+"""The store: one door in, one way out, and nothing lost in between."""
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from storage.appender import Appender
+from storage.batched import BatchedStore
+from storage.batched_view import BatchedView
+from storage.columnar import ColumnarStore
+from storage.columnar_view import ColumnarView
+from storage.coverage import CoverageLedger
+from storage.errors import StorageError, StoreClosedError
+from storage.journal import HOUR, Journal, JournalStatus
+from storage.journal_file import Header
+from storage.ports import Clock, Disk
+from storage.producers import AppendStream, ProducerTable
+from storage.recovery import Recovered, recover
+from storage.schemas import GAPS, QUARANTINE
+from storage.selection import SourcePolicy
+from storage.snapshot import Snapshot, dataset_named
+
+MEMORY_POLL_SECONDS: Final = 0.25
+"""How often a producer held back by the memory limit looks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """What a store needs to know.
+
+    Attributes:
+        directory: Where the journal lives; local disk.
+        hot_memory_limit: Bytes in memory beyond which producers are slowed down.
+        sources: Which source speaks for a symbol.
+    """
+
+    directory: Path
+    hot_memory_limit: int
+    sources: SourcePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatus:
+    """Size of one dataset in memory."""
+
+    rows: int
+    bytes: int
+
+
+class Store:
+    """Everything this server holds. Opening one recovers what the last life acknowledged.
+
+    Args:
+        config: Where and how much.
+        clock: Where time comes from.
+        disk: The file system.
+        on_failure: Called once, from any thread, when the store can't go on; the process must end,
+            and the next life recovers.
+
+    Raises:
+        JournalError: The journal can't be read back or written.
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        *,
+        clock: Clock,
+        disk: Disk,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._on_failure = on_failure
+        self._failed = threading.Event()
+        directory = config.directory / "journal"
+        disk.make_directory(directory)
+        recovered = recover(directory, disk)
+        self._stores = recovered.stores
+        self.epoch = recovered.epoch + 1
+        self.recovered_rows = recovered.rows
+        self.producers = ProducerTable(recovered.marks)
+        self._journal = Journal(
+            directory, self._stores, clock=clock, disk=disk, on_failure=self._fail
+        )
+        self._appender = Appender(
+            self._stores, self._journal, self.producers, clock, on_failure=self._fail
+        )
+        self._ledger = _ledger(self._stores)
+        self._snapshots = itertools.count(1)
+        self._start(recovered)
+
+    def __repr__(self) -> str:
+        return f"<Store epoch {self.epoch} {self._config.directory}>"
+
+    def open_stream(self, dataset: str, schema: pa.Schema) -> AppendStream:
+        """Return a stream into one dataset; the only way in.
+
+        Raises:
+            InvalidDataError: There is no such dataset, or the schema is not the dataset's.
+            StoreClosedError: The store is shutting down.
+        """
+        return self._appender.open(dataset_named(dataset).name, schema)
+
+    def close_stream(self, stream: AppendStream) -> None:
+        """Forget a stream."""
+        self._appender.close(stream)
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of all datasets at this moment; the only way out."""
+        views = {
+            name: ColumnarView(store, self._config.sources)
+            if isinstance(store, ColumnarStore)
+            else BatchedView(store)
+            for name, store in self._stores.items()
+        }
+        return Snapshot(next(self._snapshots), self.epoch, views, self._ledger, self._clock.now())
+
+    def wait_for_memory(self) -> None:
+        """Hold a producer back while memory is over its limit.
+
+        Raises:
+            StoreClosedError: The store is shutting down.
+        """
+        while self.nbytes > self._config.hot_memory_limit:
+            if self._failed.wait(MEMORY_POLL_SECONDS):
+                raise StoreClosedError("the server is shutting down; send to it again later")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows and indexes in memory."""
+        return sum(store.nbytes for store in self._stores.values())
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes beyond which producers are held back."""
+        return self._config.hot_memory_limit
+
+    @property
+    def journal_status(self) -> JournalStatus:
+        """How the journal is doing."""
+        return self._journal.status
+
+    def datasets(self) -> dict[str, DatasetStatus]:
+        """Return the size of each dataset in memory."""
+        return {
+            name: DatasetStatus(store.end - store.first, store.nbytes)
+            for name, store in self._stores.items()
+        }
+
+    def close(self) -> None:
+        """Make everything durable that was appended, and stop."""
+        self._failed.set()
+        self._appender.stop()
+        self._journal.stop()
+        self._appender.fail_streams(StoreClosedError("the server is shutting down"))
+
+    def _start(self, recovered: Recovered) -> None:
+        arrival = max(recovered.arrival, self._clock.now())
+        self._journal.start(
+            Header(
+                number=recovered.number + 1,
+                epoch=self.epoch,
+                hour=arrival // HOUR * HOUR,
+                positions=recovered.positions,
+                marks=recovered.marks,
+                previous_records=recovered.records,
+            )
+        )
+        self._appender.start(arrival)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed.is_set():
+            return
+        self._failed.set()
+        broken = StoreClosedError("the server has failed and is restarting; send to it again later")
+        self._appender.fail_streams(error if isinstance(error, StorageError) else broken)
+        self._on_failure(error)
+
+
+def _ledger(stores: Mapping[str, ColumnarStore | BatchedStore]) -> CoverageLedger:
+    gaps, quarantine = stores[GAPS.name], stores[QUARANTINE.name]
+    assert isinstance(gaps, BatchedStore)  # noqa: S101 - the registry says so
+    assert isinstance(quarantine, BatchedStore)  # noqa: S101 - the registry says so
+    return CoverageLedger(gaps, quarantine)
