@@ -1,0 +1,71 @@
+# Everything a newcomer types. A fresh machine needs Python 3.11 or newer, make and git.
+
+UV_VERSION := 0.13.8
+UV := .tools/bin/uv
+BIN := .venv/bin
+
+# What is checked: our packages, and all that is written around them.
+PACKAGES := flight_server ingest storage webui tickflightd client/src/tickflight
+AROUND := $(wildcard tests client/tests bench examples)
+
+# The machine's certificates, for networks that bring their own; uv and Python look elsewhere.
+export UV_SYSTEM_CERTS ?= 1
+# The machine's Python, never a downloaded one.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PYTHON := .tools/bin/python
+# A directory named "storage" where a program starts must not become our package.
+export PYTHONSAFEPATH := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: run
+run: setup ## run the service; the demo feed, unless a source is configured
+	@exec $(BIN)/tickflightd up
+
+.PHONY: setup
+setup: .venv/run.stamp ## make everything ready, start nothing
+
+.PHONY: test
+test: .venv/dev.stamp ## run all tests
+	@$(BIN)/pytest
+
+.PHONY: check
+check: .venv/dev.stamp ## formatting, lint, types, direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy $(PACKAGES) $(AROUND)
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: .venv/dev.stamp ## format the code, fix what can be fixed
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: .venv/dev.stamp ## measure; prints JSON lines and a table
+	@$(BIN)/python -m bench
+
+.PHONY: clean
+clean: ## remove what make has made, but never data
+	rm -rf .tools .venv dist client/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# Stamps: a target that has nothing to do takes no time. What a development environment has more
+# than one for running stays when `run` refreshes it (--inexact), so that the two don't fight.
+$(UV): Makefile scripts/bootstrap
+	@scripts/bootstrap $(UV_VERSION)
+	@touch $@
+
+LOCKED := pyproject.toml client/pyproject.toml uv.lock
+
+.venv/run.stamp: $(LOCKED) | $(UV)
+	@$(UV) sync --frozen --quiet --no-dev --inexact
+	@touch $@
+
+.venv/dev.stamp: $(LOCKED) | $(UV)
+	@$(UV) sync --frozen --quiet --group dev
+	@touch $@ .venv/run.stamp
