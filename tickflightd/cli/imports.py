@@ -1,0 +1,121 @@
+"""``tickflightd import …``: files into the running service."""
+
+# ruff: noqa: PLC0415 - imports that cost time wait until their command runs
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from tickflightd.cli.shared import json_option, load_settings, print_json
+from tickflightd.errors import ConfigurationError, ImportFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ingest.files import ImportReport
+
+
+@click.group("import")
+def imports() -> None:
+    """Import files into the running service, each content once."""
+
+
+@imports.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--symbol", required=True, help="What people will ask for, such as SPY.")
+@click.option("--contract", help="What traded, where it differs from the symbol.")
+@click.option(
+    "--map", "pairs", multiple=True, metavar="FIELD=COLUMN", help="Such as price=px; repeat."
+)
+@click.option("--tz", "timezone", help="Zone of times that name none, such as America/New_York.")
+@json_option
+def ticks(
+    *,
+    files: tuple[Path, ...],
+    symbol: str,
+    contract: str | None,
+    pairs: tuple[str, ...],
+    timezone: str | None,
+    as_json: bool,
+) -> None:
+    """Import FILES of ticks: Parquet, CSV (plain, gzip, zstd), Arrow IPC or Feather.
+
+    Columns are found by name: ts_event, price and size must be there; ts_recv, bid, ask, side,
+    exchange and condition may. All of it is durable and visible when the command returns; a file
+    that is in already is left alone, one that was cut off goes on where it stopped.
+    """
+    from ingest.files import import_ticks
+    from tickflightd.cli.progress import showing_progress
+    from tickflightd.connection import connected
+
+    mapping = _mapping(pairs)
+    with _errors_of_ingest(), connected(load_settings()) as client, showing_progress() as progress:
+        reports = import_ticks(
+            client,
+            files,
+            symbol=symbol,
+            contract=contract,
+            mapping=mapping,
+            timezone=timezone,
+            progress=progress,
+        )
+    for report in reports:
+        click.echo(_sentence(report), err=as_json)
+    if as_json:
+        print_json({"files": [_fields(report) for report in reports]})
+
+
+@contextmanager
+def _errors_of_ingest() -> "Iterator[None]":
+    from ingest import errors as theirs
+
+    try:
+        yield
+    except (theirs.ConfigurationError, theirs.ColumnMappingError) as error:
+        raise ConfigurationError(str(error)) from error
+    except theirs.IngestError as error:
+        raise ImportFailedError(str(error)) from error
+
+
+def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    mapping = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not (field and equals and column):
+            raise click.BadParameter(f"{pair!r}: write FIELD=COLUMN, such as price=px")
+        mapping[field] = column
+    return mapping
+
+
+def _sentence(report: "ImportReport") -> str:
+    told = [f"{report.path}: {report.outcome.value}, {report.rows:,} rows"]
+    if report.first_row:
+        told.append(f"{report.rows - report.first_row:,} of them now")
+    counts = {
+        "quarantined": report.quarantined,
+        "duplicates": report.duplicates,
+        "times cut to µs": report.truncated,
+    }
+    told += [f"{count:,} {what}" for what, count in counts.items() if count]
+    if report.ignored:
+        told.append(f"columns not used: {', '.join(report.ignored)}")
+    return ", ".join(told) + (f" ({report.note})" if report.note else "")
+
+
+def _fields(report: "ImportReport") -> dict[str, object]:
+    return {
+        "path": str(report.path),
+        "outcome": report.outcome.value,
+        "rows": report.rows,
+        "first_row": report.first_row,
+        "quarantined": report.quarantined,
+        "duplicates": report.duplicates,
+        "truncated": report.truncated,
+        "mapped": dict(report.mapped),
+        "ignored": list(report.ignored),
+        "note": report.note,
+    }

@@ -1,0 +1,140 @@
+"""``tickflightd keys …``: works on the data directory itself, whether or not a service runs."""
+
+# ruff: noqa: PLC0415 - imports that cost time wait until their command runs
+
+import datetime as dt
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from tickflightd.cli.shared import json_option, load_settings, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flight_server.keys import KeyRecord, KeyStore, NewKey
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys, whether or not the service runs."""
+
+
+@keys.command()
+@click.argument("model")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="What it may do; repeat.")
+@click.option(
+    "--symbol", "symbols", multiple=True, metavar="SYMBOL", help="What it may read; repeat."
+)
+@click.option("--expires", metavar="DURATION", help="When it ends, such as 90d; default: never.")
+@json_option
+def create(
+    *,
+    model: str,
+    scopes: tuple[str, ...],
+    symbols: tuple[str, ...],
+    expires: str | None,
+    as_json: bool,
+) -> None:
+    """Make a key for MODEL and show it, this once.
+
+    Scopes are read:realtime and read:history (the default), sql, write and admin. Without --symbol
+    the key reads every symbol.
+    """
+    from tickflightd import access
+
+    with _opened() as store:
+        new = access.create_for_model(store, model, scopes, symbols=symbols, expires=expires)
+    _print_new(new, as_json=as_json)
+
+
+@keys.command("list")
+@json_option
+def list_keys(*, as_json: bool) -> None:
+    """List the keys, dead ones too; the service's own are left out."""
+    from tickflightd import access
+
+    with _opened() as store:
+        records = [record for record in store.list() if not access.is_own(record)]
+    if as_json:
+        print_json({"keys": [_fields(record) for record in records]})
+    elif not records:
+        click.echo("no keys yet: tickflightd keys create MODEL")
+    for record in [] if as_json else records:
+        click.echo(_line(record))
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+def revoke(*, key_id: str) -> None:
+    """Refuse the key ID from now on."""
+    with _opened() as store:
+        store.revoke(key_id)
+    click.echo(f"revoked {key_id}: a running service refuses it within 5 s")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@json_option
+def rotate(*, key_id: str, as_json: bool) -> None:
+    """Replace the key ID by a new one with the same rights, shown this once."""
+    with _opened() as store:
+        new = store.rotate(key_id)
+    _print_new(new, as_json=as_json)
+
+
+@contextmanager
+def _opened() -> "Iterator[KeyStore]":
+    from tickflightd import access, directory
+
+    place = directory.prepare(load_settings().data_directory)
+    with access.key_store(place) as store:
+        yield store
+
+
+def _print_new(new: "NewKey", *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": new.id, "key": new.key})
+        return
+    click.echo(f"id   {new.id}\nkey  {new.key}")
+    click.echo(
+        "Copy it now: it can't be shown again. Models use it as TICKFLIGHT_API_KEY.", err=True
+    )
+
+
+def _fields(record: "KeyRecord") -> dict[str, object]:
+    return {
+        "id": record.id,
+        "model": record.model_id,
+        "state": _state(record),
+        "scopes": sorted(record.scopes),
+        "symbols": None if record.symbols is None else sorted(record.symbols),
+        "created": _instant(record.created_at),
+        "expires": _instant(record.expires_at),
+        "revoked": _instant(record.revoked_at),
+    }
+
+
+def _line(record: "KeyRecord") -> str:
+    scopes = " ".join(sorted(record.scopes))
+    symbols = "all symbols" if record.symbols is None else ",".join(sorted(record.symbols))
+    expires = f"expires {_instant(record.expires_at)}" if record.expires_at else "never expires"
+    return f"{record.id}  {_state(record):7}  {record.model_id}  {scopes}  {symbols}  {expires}"
+
+
+def _state(record: "KeyRecord") -> str:
+    from storage.ports import SystemClock
+
+    if record.revoked_at is not None:
+        return "revoked"
+    expired = record.expires_at is not None and record.expires_at <= SystemClock().now()
+    return "expired" if expired else "valid"
+
+
+def _instant(microseconds: int | None) -> str | None:
+    if microseconds is None:
+        return None
+    epoch = dt.datetime.fromtimestamp(0, tz=dt.UTC)
+    instant = epoch + dt.timedelta(microseconds=microseconds)
+    return instant.isoformat(timespec="seconds")

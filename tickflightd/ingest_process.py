@@ -1,0 +1,76 @@
+"""The process of a role ``ingest``: one source, written to the Flight server."""
+
+import asyncio
+import signal
+from collections.abc import Collection
+from typing import Final
+
+import rich_click as click
+import structlog
+
+import tickflight
+from ingest import errors as ingest_errors
+from ingest.demo import DemoSource
+from ingest.ports import SystemClock
+from ingest.runner import RunState, run_source
+from tickflight.errors import TickflightError
+from tickflightd import logs
+from tickflightd.connection import connected
+from tickflightd.errors import ConfigurationError, RoleFailedError
+from tickflightd.settings import Settings
+
+PROBE_SECONDS: Final = 0.05
+"""Between looks at whether the first rows have arrived: nobody notices, and it is rarely needed."""
+_log = structlog.get_logger(__name__)
+
+
+def run(source: str, settings: Settings) -> None:
+    """Run a source until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: The source can't run with these settings.
+        ServiceError: There is no service, or it refused.
+        RoleFailedError: The source failed in a way no retry mends.
+    """
+    logs.configure(f"ingest {source}", level=settings.log_level, secrets=settings.secrets)
+    try:
+        demo = DemoSource(settings.symbols, rate=settings.demo_rate, clock=SystemClock())
+    except ingest_errors.ConfigurationError as error:
+        raise ConfigurationError(str(error)) from error
+    with connected(settings) as client:
+        asyncio.run(_feed(source, demo, client, settings.symbols))
+
+
+async def _feed(
+    name: str, source: DemoSource, client: tickflight.Client, symbols: Collection[str]
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    since = SystemClock().now()
+    arrival = asyncio.create_task(_say_when_rows_arrive(name, client, frozenset(symbols), since))
+    try:
+        result = await run_source(source, client, stop=stop)
+    finally:
+        arrival.cancel()
+    if result.state is RunState.FAILED:
+        raise RoleFailedError(f"{name} can't go on: {result.detail}")
+    _log.info("stopped", restarts=result.restarts)
+
+
+async def _say_when_rows_arrive(
+    name: str, client: tickflight.Client, symbols: frozenset[str], since: int
+) -> None:
+    """Say that the role is ready once whoever asks for any symbol gets a fresh answer."""
+    while not symbols <= await _symbols_heard(client, since):
+        await asyncio.sleep(PROBE_SECONDS)
+    click.echo(f"ready ingest={name}")
+
+
+async def _symbols_heard(client: tickflight.Client, since: int) -> frozenset[str]:
+    """Return the symbols that have a tick of the instant ``since`` or later."""
+    try:
+        held = await asyncio.to_thread(client.symbols, "ticks")
+    except TickflightError:  # the runner reports what it means; here it is only "not yet"
+        return frozenset()
+    return frozenset(one.symbol for one in held if (one.last_us or 0) >= since)
