@@ -1,0 +1,65 @@
+"""What a feed is to the rest of ingest."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import pyarrow as pa
+
+
+class Continuity(Enum):
+    """What it means that a source did not run for a while."""
+
+    SYNTHETIC = "synthetic"
+    """It makes up its rows as it goes: nothing was missed before it ran."""
+    LOST = "lost"
+    """The venue went on without us and does not repeat: a hole stays one."""
+    REFILLED = "refilled"
+    """The venue went on without us, and can be asked later: a hole stays open until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProfile:
+    """What the runner must know about a source to speak for it.
+
+    Attributes:
+        name: As in the ``source`` column; its service is ``ingest.<name>``.
+        datasets: What it writes; an outage is one in each of them.
+        symbols: Whose rows it writes; empty when it can't know beforehand.
+        continuity: What time without it means.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    symbols: tuple[str, ...]
+    continuity: Continuity
+
+
+class SourceWriter(Protocol):
+    """The one way out of a source."""
+
+    async def write(self, dataset: str, rows: pa.RecordBatch | pa.Table) -> None:
+        """Hand over rows in the order they shall have; waits while the service can't take more."""
+
+    async def alive(self) -> None:
+        """Say that the venue is heard although it has no rows: an outage is over, or none began.
+
+        Rows written say so too; a feed that may be quiet calls this on each heartbeat.
+        """
+
+
+class Source(Protocol):
+    """A feed. ``run`` again after a failure must connect anew: nothing of the old run is reused."""
+
+    @property
+    def profile(self) -> SourceProfile:
+        """What the source is."""
+
+    async def run(self, writer: SourceWriter) -> None:
+        """Write rows until there are no more, which for a live feed is never.
+
+        Raises:
+            SourceError: The feed failed; the runner starts it again after a while.
+            SourceRefusedError: The feed refused us; starting again would not help.
+            ConfigurationError: The settings can't work.
+        """

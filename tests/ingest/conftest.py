@@ -1,0 +1,166 @@
+"""The other side of ingest's seams, small enough to be sure of."""
+
+# ruff: noqa: ARG002 - a fake has the signature of what it stands for
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from storage.schemas import DATASETS
+from tickflight import Overflow
+
+START = 1_795_000_000_000_000
+
+
+@dataclass
+class FakeClock:
+    """Time that passes only while somebody sleeps, and then at once."""
+
+    time: float = 0.0
+    slept: list[float] = field(default_factory=list)
+    offset: int = START
+
+    def now(self) -> int:
+        return self.offset + round(self.time * 1_000_000)
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass
+class FakeStats:
+    rows_quarantined: int = 0
+    rows_duplicate: int = 0
+
+
+@dataclass
+class FakeWriter:
+    service: "FakeService"
+    dataset: str
+    producer: str | None
+    first_seq: int
+    on_overflow: Callable[[Overflow], None] | None
+    stats: FakeStats = field(default_factory=FakeStats)
+    batches: list[pa.RecordBatch | pa.Table] = field(default_factory=list)
+    closed: bool = False
+
+    def write(self, data: pa.RecordBatch | pa.Table, *, timeout: float | None = None) -> None:
+        error = self.service.write_errors.get(self.dataset)
+        if error is not None:
+            raise error
+        if self.service.loss is not None and self.on_overflow is not None:
+            loss, self.service.loss = self.service.loss, None
+            self.on_overflow(loss)
+            return
+        self.batches.append(data)
+        self.service.written.append((self.dataset, data))
+
+    def flush(self, timeout: float | None = None) -> None:
+        if self.producer is not None:
+            self.service.durable[self.producer] = self.first_seq - 1 + len(self.batches)
+
+    def close(self, timeout: float | None = None) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeAnswer:
+    table: pa.Table
+
+    def arrow(self) -> pa.Table:
+        return self.table
+
+
+@dataclass
+class FakeService:
+    """Keeps what it is given, and a registry of files with the service's rules."""
+
+    written: list[tuple[str, pa.RecordBatch | pa.Table]] = field(default_factory=list)
+    writers: list[FakeWriter] = field(default_factory=list)
+    newest: dict[str, pa.Table] = field(default_factory=dict)
+    asked: list[tuple[str, tuple[str, ...], str | None]] = field(default_factory=list)
+    write_errors: dict[str, Exception] = field(default_factory=dict)
+    read_error: Exception | None = None
+    loss: Overflow | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    durable: dict[str, int] = field(default_factory=dict)
+
+    def writer(
+        self,
+        dataset: str,
+        *,
+        name: str = "sdk",
+        producer: str | None = None,
+        first_seq: int = 1,
+        spool: str | Path | None = None,
+        on_overflow: Callable[[Overflow], None] | None = None,
+    ) -> FakeWriter:
+        self.writers.append(FakeWriter(self, dataset, producer, first_seq, on_overflow))
+        return self.writers[-1]
+
+    def latest(
+        self,
+        symbols: str | Iterable[str],
+        *,
+        dataset: str = "ticks",
+        limit: int = 100,
+        source: str | None = None,
+    ) -> FakeAnswer:
+        if self.read_error is not None:
+            raise self.read_error
+        self.asked.append((dataset, tuple(symbols), source))
+        return FakeAnswer(self.newest.get(dataset, DATASETS[dataset].schema.empty_table()))
+
+    def action(self, name: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+        assert body is not None
+        digest = str(body["digest"])
+        if name == "files.complete":
+            self.files[digest] |= {"state": "complete", "rows": body["rows"]}
+            return {}
+        assert name == "files.register"
+        known = self.files.setdefault(
+            digest,
+            {
+                "number": len(self.files) + 1,
+                "state": "new",
+                "options": body["options"],
+                "producer": body["producer"],
+            },
+        )
+        answer = known | {"durable_seq": self.durable.get(known["producer"], 0)}
+        if known["state"] == "new":
+            known["state"] = "partial"
+        return answer
+
+    def rows(self, dataset: str) -> list[dict[str, Any]]:
+        """Every row written to a dataset, with instants in µs since 1970."""
+        found = []
+        for name, data in self.written:
+            if name == dataset:
+                table = data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
+                for index, column in enumerate(table.schema):
+                    if pa.types.is_timestamp(column.type):
+                        plain = table.column(index).cast(pa.int64())
+                        table = table.set_column(index, column.name, plain)
+                found += table.to_pylist()
+        return found
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
