@@ -14,7 +14,6 @@ from importlib.metadata import version
 
 from tickflight.client import Client, connect
 from tickflight.coverage import Coverage, CoverageState, Gap, Span, SymbolCoverage
-from tickflight.engine import WriterStats
 from tickflight.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -36,6 +35,7 @@ from tickflight.errors import (
 )
 from tickflight.reports import DatasetStatus, ServiceStatus, Status, SymbolInfo
 from tickflight.result import Result
+from tickflight.stats import WriterStats
 from tickflight.tickets import Compression, Order
 from tickflight.writer import Overflow, Writer, WriterLimits
 

@@ -113,7 +113,7 @@ class Client:
             columns=column_list(columns),
             source=source,
         )
-        return Result(self._connection.get(asked, timeout=timeout or self._timeout))
+        return Result(self._connection.get(asked, timeout=self._or_default(timeout)))
 
     def range(
         self,
@@ -196,7 +196,10 @@ class Client:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Run a named action of the server and return its JSON answer."""
-        return self._connection.action(name, body or {}, timeout=timeout or self._timeout)
+        return self._connection.action(name, body or {}, timeout=self._or_default(timeout))
+
+    def _or_default(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout
 
     def schema(self, dataset: str) -> pa.Schema:
         """The Arrow schema of a dataset's rows, without asking for any."""

@@ -9,9 +9,8 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -29,21 +28,17 @@ from tickflight.errors import (
 )
 from tickflight.link import Event, Link, Phase
 from tickflight.outbox import GATHER_ROWS, Ack, Batch, Outbox
-from tickflight.rows import joined, pack, size_of, unpack
+from tickflight.rows import joined, size_of, unpack
 from tickflight.spool import Spool
+from tickflight.spooler import SPILL_BYTES, SPILL_LINGER_SECONDS, Spooler
+from tickflight.stats import WriterStats
 from tickflight.stream import STREAM_LIFE_SECONDS, Stream
 
 ACK_TIMEOUT_SECONDS: Final = 30.0
 """Silence while batches are in flight that counts as a lost connection. A disk that stalls for
 seconds is normal; a machine that vanished sends no goodbye."""
-SPILL_BYTES: Final = 8 * 2**20
-"""Spooled by one fsync."""
-SPILL_LINGER_SECONDS: Final = 0.1
-"""How long rows wait for company before they are spooled: ten fsyncs a second at most."""
 PRESSED_SECONDS: Final = 0.1
 """How long a full memory waits for the server before a spool takes over."""
-DISK_RETRY_SECONDS: Final = 1.0
-"""Between attempts to use a full or failing spool: disks are emptied by hand."""
 DISK_SECONDS: Final = 10.0
 """What ``close`` gives the spool to take the rest, beyond its own time."""
 GOODBYE_SECONDS: Final = 5.0
@@ -57,43 +52,18 @@ _KEEP_FOR_LATER: Final = (AuthenticationError, PermissionDeniedError)
 logger = logging.getLogger("tickflight.writer")
 
 
-@dataclass(frozen=True, slots=True)
-class WriterStats:
-    """What a writer has done, and holds, at one moment."""
-
-    rows_written: int
-    """Taken by ``write``."""
-    rows_durable: int
-    """Safe on the server, those below included."""
-    rows_quarantined: int
-    """Set aside by the server as impossible; a lost ack loses its part of this and the next."""
-    rows_duplicate: int
-    """Dropped by the server because it had them."""
-    reconnects: int
-    """Streams lost since the writer was opened."""
-    spooled_rows: int
-    """Waiting on disk, those of earlier lives included."""
-    spooled_bytes: int
-    """What the spool directory holds."""
-    connected: bool
-    """Whether a stream is open; an idle writer may have none."""
-    last_failure: str | None
-    """Why the last stream or the spool failed, if one ever did."""
-
-
 class Engine:
     """Carries rows to the server; ``Writer`` is its face."""
 
     def __init__(self, connection: Connection, outbox: Outbox, spool: Spool | None) -> None:
         self._connection = connection
-        self._spool = spool
+        self._spooler = None if spool is None else Spooler(spool)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # a stream waits: for batches, for window
         self._progress = threading.Condition(self._lock)  # callers wait: for room, for durability
         self._chores = threading.Condition(self._lock)  # the supervisor waits: for anything else
-        # The mutable state, all under the lock; the spool is the supervisor's alone.
+        # The mutable state, all under the lock.
         self._own = outbox
-        self._lanes = deque([outbox])  # in the order they must reach the server
         self._link = Link(random.SystemRandom().random)
         self._error: Exception | None = None
         self._last_failure: str | None = None
@@ -102,11 +72,10 @@ class Engine:
         self._rewinds = 0
         self._pressed = 0  # callers that wait for memory and want the spool to make some
         self._hurried = 0  # callers that wait in flush
-        self._spool_idle_until = 0.0  # a full or failing spool is left alone until then
         self._closing = False
         self._stopped = False
-        if spool is not None:
-            self._lanes.extendleft(map(Outbox.of_earlier_life, reversed(spool.leftovers)))
+        left = () if spool is None else spool.leftovers
+        self._lanes = (*map(Outbox.of_earlier_life, left), outbox)  # in the order they must go
         self._supervisor = threading.Thread(
             target=self._supervise, name="tickflight-writer", daemon=True
         )
@@ -164,7 +133,7 @@ class Engine:
                 return
             self._closing = self._own.hurry = True
             self._wake_all()
-            if not self._progress.wait_for(self._can_close, timeout) and self._spool is not None:
+            if not self._progress.wait_for(self._can_close, timeout) and self._spooler is not None:
                 self._pressed += 1
                 self._chores.notify()
                 self._progress.wait_for(self._is_safe, DISK_SECONDS)
@@ -174,8 +143,8 @@ class Engine:
             self._stopped = True
             self._wake_all()
         self._supervisor.join()
-        if self._spool is not None:
-            self._spool.close()
+        if self._spooler is not None:
+            self._spooler.spool.close()
         if self._error is not None:
             raise self._error
         if lost:
@@ -193,32 +162,40 @@ class Engine:
                 rows_duplicate=self._own.rows_duplicate,
                 reconnects=self._link.losses,
                 spooled_rows=sum(batch.rows for batch in spooled),
-                spooled_bytes=0 if self._spool is None else self._spool.size,
+                spooled_bytes=0 if self._spooler is None else self._spooler.spool.size,
                 connected=self._link.phase in (Phase.OPEN, Phase.ENDING),
                 last_failure=self._last_failure,
             )
 
     def _wait_for_room(self, size: int, timeout: float | None) -> bool:
+        """Whether there is room at last; not when there is a spool and it takes nothing."""
         began = time.monotonic()
-        pressing = False
-        try:
-            while not self._own.fits(size):
-                self._check_open()
-                waited = time.monotonic() - began
-                if self._spool is not None and began + waited < self._spool_idle_until:
-                    return False
-                if timeout is not None and waited >= timeout:
-                    raise DeadlineError("there was no room in time: the rows were not taken")
-                if self._spool is not None and not pressing and waited >= PRESSED_SECONDS:
-                    pressing = True
-                    self._pressed += 1
-                    self._chores.notify()
-                left = None if timeout is None else timeout - waited
-                eager = None if self._spool is None or pressing else PRESSED_SECONDS
-                self._progress.wait(min((s for s in (left, eager) if s is not None), default=None))
-        finally:
-            self._pressed -= pressing
-        return True
+        patience = timeout
+        if self._spooler is not None:
+            patience = PRESSED_SECONDS if timeout is None else min(timeout, PRESSED_SECONDS)
+        if not self._progress.wait_for(lambda: self._has_room(size), patience):
+            self._pressed += 1
+            self._chores.notify()
+            left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
+            try:
+                self._progress.wait_for(lambda: self._has_room(size), left)
+            finally:
+                self._pressed -= 1
+        self._check_open()
+        if self._own.fits(size):
+            return True
+        if self._spool_rests:
+            return False
+        raise DeadlineError("there was no room in time: the rows were not taken")
+
+    def _has_room(self, size: int) -> bool:
+        """Whether waiting for room is over, for better or worse."""
+        over = self._error is not None or self._closing or self._spool_rests
+        return over or self._own.fits(size)
+
+    @property
+    def _spool_rests(self) -> bool:
+        return self._spooler is not None and self._spooler.resting(time.monotonic())
 
     def _check_open(self) -> None:
         if self._error is not None:
@@ -232,17 +209,17 @@ class Engine:
     def _can_close(self) -> bool:
         if self._error is not None:
             return not self._keeps_for_later or self._is_safe()
-        away = self._spool is not None and self._link.phase is Phase.BROKEN
+        away = self._spooler is not None and self._link.phase is Phase.BROKEN
         return self._own.settled or (away and not self._own.in_memory)
 
     def _is_safe(self) -> bool:
         """Whether no rows are left in memory, or the spool can't take them."""
-        return not self._own.in_memory or time.monotonic() < self._spool_idle_until
+        return not self._own.in_memory or self._spool_rests
 
     @property
     def _keeps_for_later(self) -> bool:
         """Whether the rows are good and another key would bring them home."""
-        return self._spool is not None and isinstance(self._error, _KEEP_FOR_LATER)
+        return self._spooler is not None and isinstance(self._error, _KEEP_FOR_LATER)
 
     def _wake_all(self) -> None:
         for condition in (self._work, self._progress, self._chores):
@@ -298,6 +275,8 @@ class Engine:
     def acked(self, stream: Stream, ack: Ack) -> None:
         """See ``StreamHost.acked``."""
         with self._lock:
+            if self._stopped:
+                return
             try:
                 stream.outbox.acked(ack)
             except SequenceError as error:
@@ -311,7 +290,7 @@ class Engine:
                 self._last_progress = time.monotonic()
             self._work.notify()
             self._progress.notify_all()
-            if self._spool is not None and self._spool.size:
+            if self._spooler is not None and self._spooler.spool.size:
                 self._chores.notify()
 
     def hung_up(self, stream: Stream) -> None:
@@ -332,10 +311,9 @@ class Engine:
             elif self._is_transient(error, stream.outbox):
                 self._lose(str(error))
             else:
-                if stream.outbox is not self._own and self._spool is not None:
-                    error.add_note(
-                        f"while sending what an earlier writer left in {self._spool.path}"
-                    )
+                if stream.outbox is not self._own and self._spooler is not None:
+                    path = self._spooler.spool.path
+                    error.add_note(f"while sending what an earlier writer left in {path}")
                 self._fail(error)
             self._wake_all()
 
@@ -343,6 +321,8 @@ class Engine:
         return self._link.streaming and stream.generation == self._link.generation
 
     def _is_complete(self, outbox: Outbox) -> bool:
+        if self._closing and self._own.settled:
+            return True  # the rest of an earlier life stays on disk for the next
         return outbox.all_sent and (outbox is not self._own or self._closing)
 
     def _is_transient(self, error: Exception, outbox: Outbox) -> bool:
@@ -381,11 +361,11 @@ class Engine:
             while not self._stopped:
                 now = time.monotonic()
                 self._notice_silence(now)
-                if self._has_files_to_release():
-                    return self._release
-                batches = self._batches_to_spill(now)
-                if batches:
-                    return lambda: self._spill(batches)
+                if self._spooler is not None:
+                    if self._spooler.has_done(self._lanes) and not self._spooler.resting(now):
+                        return partial(self._release, self._spooler)
+                    if batches := self._batches_to_spill(now):
+                        return partial(self._spill, self._spooler, batches, self._own.durable)
                 self._dial(now)
                 self._chores.wait(self._patience(now))
             if self._link.streaming:
@@ -401,45 +381,52 @@ class Engine:
         self._wake_all()
 
     def _silence_ends(self) -> float:
-        waiting = self._lanes[0].in_flight or self._link.phase is Phase.ENDING
+        waiting = self._lane.in_flight or self._link.phase is Phase.ENDING
         return self._last_progress + ACK_TIMEOUT_SECONDS if waiting else float("inf")
 
     def _dial(self, now: float) -> None:
-        while len(self._lanes) > 1 and self._lanes[0].settled:
-            self._lanes.popleft()
-        if self._lanes[0].settled or self._link.wait(now) != 0:
+        if not self._wants_stream or self._link.wait(now) != 0:
             return
-        self._lanes[0].rewind()
+        self._lane.rewind()
         self._link.dial()
         self._last_progress = self._dialled_at = now
-        Stream(self, self._connection, self._lanes[0], generation=self._link.generation).start()
+        Stream(self, self._connection, self._lane, generation=self._link.generation).start()
+
+    @property
+    def _lane(self) -> Outbox:
+        """Whose turn it is: earlier lives first."""
+        return next((lane for lane in self._lanes if not lane.settled), self._own)
+
+    @property
+    def _wants_stream(self) -> bool:
+        return not self._lane.settled and not (self._closing and self._own.settled)
 
     def _patience(self, now: float) -> float | None:
         """Seconds until something is to be done though nothing happens."""
         deadlines = []
         if self._link.streaming:
             deadlines.append(ACK_TIMEOUT_SECONDS)
-        elif not self._lanes[0].settled and (wait := self._link.wait(now)) is not None:
+        elif self._wants_stream and (wait := self._link.wait(now)) is not None:
             deadlines.append(wait)
         if self._wants_spill:
-            deadlines.append(max(SPILL_LINGER_SECONDS, self._spool_idle_until - now))
+            idle = 0.0 if self._spooler is None else self._spooler.idle_until - now
+            deadlines.append(max(SPILL_LINGER_SECONDS, idle))
         return min(deadlines, default=None)
 
-    # The supervisor's disk work; nobody else touches the spool, save to read.
+    # The supervisor's disk work.
 
     @property
     def _wants_spill(self) -> bool:
-        if self._spool is None or not self._own.in_memory:
+        if self._spooler is None or not self._own.in_memory:
             return False
         away = self._link.phase is Phase.BROKEN or not self._link.trusted
         return away or self._pressed > 0 or self._keeps_for_later
 
     def _batches_to_spill(self, now: float) -> list[Batch]:
-        if not self._wants_spill or now < self._spool_idle_until:
+        if self._spooler is None or self._spooler.resting(now) or not self._wants_spill:
             return []
-        age = self._own.age(now) or 0.0
         if (
-            age >= SPILL_LINGER_SECONDS
+            (self._own.age(now) or 0.0) >= SPILL_LINGER_SECONDS
             or self._own.gathered_rows >= GATHER_ROWS
             or self._pressed
             or self._closing
@@ -448,50 +435,16 @@ class Engine:
                 pass
         return self._own.to_spill(SPILL_BYTES)
 
-    def _spill(self, batches: Sequence[Batch]) -> None:
-        spool, own = self._spool, self._own
-        assert spool is not None  # noqa: S101 - there are batches to spill
-        places = []
-        failure: SpoolError | None = None
-        try:
-            # What is durable by now goes first, so that the files hold one run without a hole.
-            spool.release(own.title, batches[0].seq - 1)
-            for batch in batches:
-                body = pack(joined(batch.parts or ()))
-                places.append(spool.append(own.title, seq=batch.seq, rows=batch.rows, body=body))
-        except SpoolError as error:
-            failure = error
-        try:
-            spool.sync()
-        except SpoolError as error:
-            failure, places = error, []
+    def _spill(self, spooler: Spooler, batches: Sequence[Batch], durable: int) -> None:
+        places = spooler.spill(self._own.title, batches, durable=durable)
         with self._lock:
-            for batch, place in zip(batches, places, strict=False):
-                own.spilled(batch, place)
-            if failure is not None:
-                self._rest_spool(failure)
+            for batch, place in zip(batches, places, strict=False):  # a full spool takes the first
+                self._own.spilled(batch, place)
+            if len(places) < len(batches):
+                self._last_failure = spooler.failure
             self._progress.notify_all()
 
-    def _has_files_to_release(self) -> bool:
-        return self._spool is not None and any(
-            self._spool.has_done(lane.title, lane.durable) for lane in self._lanes
-        )
-
-    def _release(self) -> None:
+    def _release(self, spooler: Spooler) -> None:
         with self._lock:
-            done = [(lane.title, lane.durable) for lane in self._lanes]
-        try:
-            for title, durable in done:
-                if self._spool is not None:
-                    self._spool.release(title, durable)
-        except SpoolError as error:
-            with self._lock:
-                self._rest_spool(error)
-        else:
-            with self._lock:
-                self._spool_idle_until = 0.0
-
-    def _rest_spool(self, failure: SpoolError) -> None:
-        logger.warning("the spool takes nothing: %s", failure)
-        self._last_failure = str(failure)
-        self._spool_idle_until = time.monotonic() + DISK_RETRY_SECONDS
+            marks = [(lane.title, lane.durable) for lane in self._lanes]
+        spooler.release(marks)

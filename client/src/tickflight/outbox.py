@@ -34,6 +34,7 @@ MAX_IN_FLIGHT_BATCHES: Final = 1_024
 """Enough for 15,000 batches a second at an ack delay of 60 ms; bounds what is sent twice."""
 MAX_IN_FLIGHT_BYTES: Final = 32 * 2**20
 """Likewise for big batches."""
+_NO_LIMIT: Final = 2**63  # above any number a producer can come to
 
 
 @dataclass(slots=True, eq=False)
@@ -106,9 +107,9 @@ class Outbox:
         for one in leftover.batches:
             self._unacked[one.seq] = Batch(one.seq, one.rows, one.place.length, None, one.place)
             self.rows_written += one.rows
-        last = leftover.batches[-1].seq
-        self._next_seq = last + 1
-        self._sent = self._on_disk = last  # the old life may have sent any of them
+        self._on_disk = leftover.batches[-1].seq
+        self._next_seq = self._on_disk + 1
+        self._sent = _NO_LIMIT  # the old life may have sent more than it had put on disk
 
     def __repr__(self) -> str:
         return (
@@ -231,14 +232,15 @@ class Outbox:
             )
         self.rows_quarantined += ack.quarantined
         self.rows_duplicate += ack.duplicates
-        for seq in range(self.durable + 1, ack.seq + 1):
+        durable = min(ack.seq, self._next_seq - 1)
+        for seq in range(self.durable + 1, durable + 1):
             batch = self._unacked.pop(seq)
             self.rows_durable += batch.rows
             if batch.parts is not None:
                 self.memory_bytes -= batch.size
             if seq < self._cursor:
                 self._in_flight_bytes -= batch.size
-        self.durable = max(self.durable, ack.seq)
+        self.durable = max(self.durable, durable)
         self._cursor = max(self._cursor, self.durable + 1)
 
     def rewind(self) -> None:

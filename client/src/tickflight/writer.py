@@ -9,12 +9,13 @@ from typing import Final, Self
 import pyarrow as pa
 
 from tickflight.connection import Connection
-from tickflight.engine import Engine, WriterStats
+from tickflight.engine import Engine
 from tickflight.errors import ConfigurationError, SpoolFullError
 from tickflight.outbox import Outbox
 from tickflight.records import Title
 from tickflight.rows import RowReader, Rows, SchemaSource, described
 from tickflight.spool import Spool
+from tickflight.stats import WriterStats
 
 CLOSE_TIMEOUT_SECONDS: Final = 30.0
 """How long ``close`` waits for the server: a restart takes some seconds."""
