@@ -114,7 +114,7 @@ def _dataset_of(descriptor: flight.FlightDescriptor) -> str:
 
 
 def _check_size(chunk: flight.FlightStreamChunk) -> None:
-    rows, size = chunk.data.num_rows, chunk.data.nbytes
+    rows, size = chunk.data.num_rows, chunk.data.get_total_buffer_size()
     if rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX:
         message = f"a batch of {rows} rows and {size} bytes is too large: split it"
         raise LimitError(f"{message} (at most {BATCH_ROWS_MAX} rows, {BATCH_BYTES_MAX} bytes)")

@@ -99,7 +99,7 @@ class AppendStream:
         self._wake = wake
         self._producer = Producer(None)
         self._changed = threading.Condition()
-        self._pending: deque[tuple[int, pa.RecordBatch]] = deque()
+        self._pending: deque[tuple[int, pa.RecordBatch, int]] = deque()  # seq, batch, bytes
         self._pending_bytes = 0
         self._read = 0  # newest batch that came through this stream
         self._acked = 0
@@ -130,6 +130,8 @@ class AppendStream:
             raise InvalidDataError(f"the batch is not valid Arrow data: {error}") from error
         if producer is not None and producer != self._producer.name:
             self._take_over(producer)
+        # Not nbytes, which walks every buffer and costs more than all the rest of this.
+        size = batch.get_total_buffer_size()
         self._wait_for_room()
         with self._table.lock:  # admitted and queued at once, so that a take-over finds both
             resent = producer is not None and self._is_resend(seq)
@@ -138,8 +140,8 @@ class AppendStream:
             with self._changed:
                 self._read = max(self._read, seq if resent else self._producer.accepted)
                 if not resent:
-                    self._pending.append((self._producer.accepted, batch))
-                    self._pending_bytes += batch.nbytes
+                    self._pending.append((self._producer.accepted, batch, size))
+                    self._pending_bytes += size
                 self._changed.notify_all()
         self._wake.set()
 
@@ -186,9 +188,9 @@ class AppendStream:
         with self._changed:
             count = min(batches_max, len(self._pending))
             taken = [self._pending.popleft() for _ in range(count)]
-            self._pending_bytes -= sum(batch.nbytes for _, batch in taken)
+            self._pending_bytes -= sum(size for _, _, size in taken)
             self._changed.notify_all()
-        return taken
+        return [(seq, batch) for seq, batch, _ in taken]
 
     def settle(self, mark: Mark) -> None:
         """Note that a batch of this stream is durable."""

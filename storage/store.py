@@ -26,7 +26,7 @@ from storage.selection import SourcePolicy
 from storage.snapshot import Snapshot, dataset_named
 
 MEMORY_POLL_SECONDS: Final = 0.25
-"""How often a producer held back by the memory limit looks again."""
+"""How often memory is compared with its limit: counting it costs as much as a small batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class Store:
         self._clock = clock
         self._on_failure = on_failure
         self._failed = threading.Event()
+        self._memory_checked = 0.0
         directory = config.directory / "journal"
         disk.make_directory(directory)
         recovered = recover(directory, disk)
@@ -127,6 +128,10 @@ class Store:
         Raises:
             StoreClosedError: The store is shutting down.
         """
+        now = self._clock.monotonic()
+        if now < self._memory_checked + MEMORY_POLL_SECONDS:
+            return
+        self._memory_checked = now
         while self.nbytes > self._config.hot_memory_limit:
             if self._failed.wait(MEMORY_POLL_SECONDS):
                 raise StoreClosedError("the server is shutting down; send to it again later")

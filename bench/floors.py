@@ -1,0 +1,71 @@
+"""What the machine and pyarrow give without us: the other side of every ratio."""
+
+import json
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from bench.market import ticks
+
+
+class BareServer(flight.FlightServerBase):  # type: ignore[misc]
+    """Returns a ready table; takes batches and forgets them, with an ack each."""
+
+    def __init__(self, table_rows: int) -> None:
+        super().__init__("grpc://127.0.0.1:0")
+        self._table = pa.Table.from_batches([next(ticks("floor", table_rows, 0))])
+
+    def do_get(
+        self, context: flight.ServerCallContext, ticket: flight.Ticket
+    ) -> flight.FlightDataStream:
+        """Send the table."""
+        return flight.RecordBatchStream(self._table)
+
+    def do_put(
+        self,
+        context: flight.ServerCallContext,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.FlightMetadataWriter,
+    ) -> None:
+        """Count rows."""
+        for chunk in reader:
+            seq = json.loads(chunk.app_metadata.to_pybytes())["seq"]
+            writer.write(b'{"seq":%d,"rows":%d}' % (seq, chunk.data.num_rows))
+
+
+def sqlite_rows_per_second(rows: int, seconds: float, directory: Path) -> float:
+    """Commit uncompressed batches one after another, as durably as the journal does."""
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        connection = sqlite3.connect(Path(place) / "floor.db", isolation_level=None)
+        connection.execute("PRAGMA page_size=8192")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+        began, written = time.perf_counter(), 0
+        for batch in ticks("floor", rows, 0):
+            if time.perf_counter() - began >= seconds:
+                break
+            connection.execute("INSERT INTO t (body) VALUES (?)", (batch.serialize(),))
+            written += rows
+        connection.close()
+        return written / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Run a bare server until standard input closes."""
+    server = BareServer(int(sys.argv[1]))
+    sys.setswitchinterval(0.0005)
+    print(f"grpc://127.0.0.1:{server.port}", flush=True)
+    threading.Thread(target=server.wait, daemon=True).start()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
