@@ -4,7 +4,6 @@ One thread takes whatever waits on all streams, so it needs no lock round the ho
 thousand small batches cost little more than one large one.
 """
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from storage.errors import StorageError, StoreClosedError
 from storage.journal import Appended, Journal
 from storage.ports import Clock
 from storage.producers import AppendStream, Mark, ProducerTable
-from storage.schemas import QUARANTINE, TIMESTAMP
+from storage.quarantine import set_aside
+from storage.schemas import QUARANTINE
 from storage.validation import Decoder, Plausibility, Rejected
 
 BATCHES_A_PASS: Final = 64
@@ -178,14 +178,18 @@ class Appender:
         taken = lane.stream.take(BATCHES_A_PASS)
         if not taken:
             return False
-        batches = [batch for _, batch in taken]
-        batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         # Arrival never runs backwards, whatever the wall clock does: it names the journal's hour.
         self._arrival = max(self._arrival, self._clock.now())
         start, bad_start = lane.store.end, self._quarantine.end
-        outcome = lane.intake.append(batch, self._arrival)
-        bad = self._set_aside(lane.store, batch, outcome.rejected)
-        mark = Mark(lane.stream, taken[-1][0], lane.store.end - start, bad, outcome.duplicates)
+        bad = duplicates = 0
+        for batch in _joined([batch for _, batch in taken]):
+            outcome = lane.intake.append(batch, self._arrival)
+            duplicates += outcome.duplicates
+            if outcome.rejected:
+                rows = set_aside(lane.store.dataset, batch, outcome.rejected, self._arrival)
+                self._quarantine.append(rows)
+                bad += rows.num_rows
+        mark = Mark(lane.stream, taken[-1][0], lane.store.end - start, bad, duplicates)
         group = [Appended(lane.store, start, lane.store.end, self._arrival, (mark,))]
         if bad and lane.store is not self._quarantine:
             end = self._quarantine.end
@@ -193,33 +197,15 @@ class Appender:
         self._journal.submit(group)
         return True
 
-    def _set_aside(
-        self, store: HotStore, batch: pa.RecordBatch, rejected: Sequence[Rejected]
-    ) -> int:
-        """Put impossible rows into quarantine, each once; return how many."""
-        reasons: dict[int, str] = {}
-        for found in rejected:
-            for row in found.rows.tolist():
-                reasons.setdefault(row, found.reason)
-        if not reasons:
-            return 0
-        rows = batch.take(pa.array(list(reasons))).to_pylist()
-        names = store.dictionaries["symbol"] if isinstance(store, ColumnarStore) else None
-        known = {
-            row.get("symbol") for row in rows if names and names.code(str(row.get("symbol"))) >= 0
-        }
-        now = pa.scalar(self._arrival, TIMESTAMP)
-        columns = {
-            "ts_event": [now] * len(rows),
-            "ts_recv": [now] * len(rows),
-            "symbol": [r.get("symbol") if r.get("symbol") in known else None for r in rows],
-            "dataset": [store.dataset.name] * len(rows),
-            "source": [r.get("source") for r in rows],
-            "reason": list(reasons.values()),
-            "payload": [json.dumps(row, default=str) for row in rows],
-        }
-        self._quarantine.append(pa.RecordBatch.from_pydict(columns, schema=QUARANTINE.schema))
-        return len(rows)
+
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Join batches where their dictionaries can be: not with nulls, or too long for the indices."""
+    if len(batches) == 1:
+        return batches
+    try:
+        return [pa.concat_batches(batches)]
+    except pa.ArrowException:
+        return batches
 
 
 def _without(rows: int, rejected: Sequence[Rejected]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

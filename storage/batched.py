@@ -30,7 +30,7 @@ class BatchDecoder:
     def decode(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Rejected]]:
         """Return the batch in the dataset's schema, and its impossible rows with reasons."""
         arrays = [
-            pa.nulls(batch.num_rows, field.type) if at < 0 else batch.column(at).cast(field.type)
+            pa.nulls(batch.num_rows, field.type) if at < 0 else _conformed(batch.column(at), field)
             for at, field in zip(self._at, self._dataset.schema, strict=True)
         ]
         schema = pa.schema(field.with_nullable(nullable=True) for field in self._dataset.schema)
@@ -132,8 +132,16 @@ class BatchedStore:
         self._small = 0
 
 
+def _conformed(array: pa.Array, field: pa.Field) -> pa.Array:
+    array = array.cast(field.type)
+    if field.nullable and pa.types.is_floating(field.type):
+        # NaN is how data frames say "absent", in every dataset.
+        return pc.if_else(pc.is_nan(array), pa.scalar(None, field.type), array)
+    return array
+
+
 def _rejected(mask: pa.Array, reason: str) -> Rejected:
-    return Rejected(np.flatnonzero(mask.fill_null(value=False)), reason)
+    return Rejected(np.flatnonzero(pc.fill_null(mask, fill_value=False)), reason)
 
 
 def _if_any(mask: pa.Array, reason: str) -> Iterator[Rejected]:

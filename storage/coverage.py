@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-import pyarrow as pa
-
 from storage.batched import BatchedStore
+from storage.quarantine import plain_rows
 from storage.selection import SymbolExtent
 
 GAPS_LISTED_MAX: Final = 20
@@ -92,7 +91,7 @@ class CoverageLedger:
             return
         with self._lock:
             end = self._gaps.end
-            for gap in _instants_as_integers(self._gaps.table(end, self._gaps_read)):
+            for gap in plain_rows(self._gaps.table(end, self._gaps_read)):
                 known = self._newest.get(gap["gap_id"])
                 if known is None or gap["revision"] >= known["revision"]:
                     self._newest = {**self._newest, gap["gap_id"]: gap}
@@ -122,11 +121,3 @@ def _overlaps(gap: Mapping[str, Any], requested: tuple[int, int] | None) -> bool
         return True
     start, end = requested
     return gap["start"] < end and (gap["end"] is None or gap["end"] > start)
-
-
-def _instants_as_integers(table: pa.Table) -> list[dict[str, Any]]:
-    fields = [
-        field.with_type(pa.int64()) if pa.types.is_timestamp(field.type) else field
-        for field in table.schema
-    ]
-    return list(table.cast(pa.schema(fields)).to_pylist())

@@ -68,18 +68,21 @@ class Dictionary:
 
     def array(self) -> pa.Array:
         """Return all strings as an Arrow array; index it with codes."""
-        if len(self._array) != len(self._values):
-            self._array = pa.array(self._values, pa.string())
-        return self._array
+        array = self._array
+        if len(array) != len(self._values):
+            # Another reader may put a shorter one in its place: only our own is sure to suffice.
+            array = self._array = pa.array(self._values, pa.string())
+        return array
 
     def ranks(self) -> Codes:
         """Return each code's place when the strings are sorted by their UTF-8 bytes."""
-        if len(self._ranks) != len(self._values):
+        ranks = self._ranks
+        if len(ranks) != len(self._values):
             values = list(self._values)
             ranks = np.empty(len(values), np.int32)
             ranks[sorted(range(len(values)), key=values.__getitem__)] = np.arange(len(values))
-            self._ranks = ranks
-        return self._ranks
+            self._ranks = ranks  # ours is returned, as in ``array``
+        return ranks
 
     def subset(self, codes: Codes) -> pa.DictionaryArray:
         """Return ``codes`` as a dictionary array that carries only the strings it uses."""

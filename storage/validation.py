@@ -31,6 +31,9 @@ OUTLIER_RATIO: Final = 0.2
 TICK_SIZES: Final[Mapping[str, float]] = {"MES": 0.25, "ES": 0.25, "MNQ": 0.25, "NQ": 0.25}
 """Price grids that every trade of a symbol lies on; equities print between their cents."""
 
+CLEAR: Final = 0
+"""The action of a depth row that empties a side of the book."""
+
 _CODED_VALUES: Final = {"side": (-1, 1), "kind": (0, 2), "action": (0, 3)}
 _NEVER_NEGATIVE: Final = frozenset(
     {"size", "bid_size", "ask_size", "volume", "buy_volume", "sell_volume", "orders", "trades"}
@@ -142,9 +145,12 @@ class Plausibility:
         price = columns[self._at["price"]]
         symbols = columns[self._at["symbol"]]
         per_unit = self._steps_per_unit()[symbols]
-        steps = price * per_unit
-        bad = self._outliers(columns, price, live)
+        with np.errstate(over="ignore"):  # what overflows is off the grid and far from any price
+            steps = price * per_unit
+            bad = self._outliers(columns, price, live)
         bad |= (price <= 0) | (steps != np.rint(steps))
+        if "action" in self._at:
+            bad &= columns[self._at["action"]] != CLEAR  # it has no price
         return bad
 
     def _steps_per_unit(self) -> npt.NDArray[np.float64]:
@@ -217,11 +223,9 @@ def _fits(sent: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_string(expected):
         if pa.types.is_dictionary(sent):
             sent = sent.value_type
-        return bool(
-            pa.types.is_string(sent)
-            or pa.types.is_large_string(sent)
-            or pa.types.is_string_view(sent)
-        )
+        elif pa.types.is_string_view(sent):  # which Arrow can't take out of a dictionary
+            return True
+        return bool(pa.types.is_string(sent) or pa.types.is_large_string(sent))
     return bool(sent.equals(expected))
 
 
@@ -241,7 +245,9 @@ def _impossible_checks(
         if pa.types.is_timestamp(field.type):
             checks.append((name, "lies outside 1970 to 2200", _is_instant))
         elif name in dataset.dictionary:
-            checks.append((name, "is not a name we can keep", lambda codes: codes != INVALID))
+            # A null may also hide in the dictionary itself, where Arrow does not count it.
+            kept = _is_kept_or_null if field.nullable else _is_kept
+            checks.append((name, "is not a name we can keep", kept))
         elif pa.types.is_floating(field.type):
             finite = _is_finite_or_null if field.nullable else np.isfinite
             checks.append((name, "is not a finite number", finite))
@@ -255,6 +261,15 @@ def _impossible_checks(
 
 def _is_instant(values: Column) -> Mask:
     return (values >= 0) & (values < INSTANT_MAX)
+
+
+def _is_kept(codes: Column) -> Mask:
+    kept: Mask = codes >= 0
+    return kept
+
+
+def _is_kept_or_null(codes: Column) -> Mask:
+    return codes != INVALID
 
 
 def _is_finite_or_null(values: Column) -> Mask:
