@@ -6,7 +6,8 @@ BIN := .venv/bin
 
 # What is checked: our packages, and all that is written around them.
 PACKAGES := flight_server ingest storage webui tickflightd client/src/tickflight
-AROUND := $(wildcard tests client/tests bench examples)
+AROUND = $(sort $(foreach tree,tests client/tests bench examples,\
+	$(if $(shell find $(tree) -name '*.py' 2>/dev/null | head -n 1),$(tree))))
 
 # The machine's certificates, for networks that bring their own; uv and Python look elsewhere.
 export UV_SYSTEM_CERTS ?= 1
@@ -56,16 +57,18 @@ clean: ## remove what make has made, but never data
 
 # Stamps: a target that has nothing to do takes no time. What a development environment has more
 # than one for running stays when `run` refreshes it (--inexact), so that the two don't fight.
-$(UV): Makefile scripts/bootstrap
+UV_STAMP := .tools/uv-$(UV_VERSION).stamp
+
+$(UV_STAMP): scripts/bootstrap
 	@scripts/bootstrap $(UV_VERSION)
 	@touch $@
 
 LOCKED := pyproject.toml client/pyproject.toml uv.lock
 
-.venv/run.stamp: $(LOCKED) | $(UV)
+.venv/run.stamp: $(LOCKED) | $(UV_STAMP)
 	@$(UV) sync --frozen --quiet --no-dev --inexact
 	@touch $@
 
-.venv/dev.stamp: $(LOCKED) | $(UV)
+.venv/dev.stamp: $(LOCKED) | $(UV_STAMP)
 	@$(UV) sync --frozen --quiet --group dev
 	@touch $@ .venv/run.stamp

@@ -140,7 +140,7 @@ class Supervisor:
             if not up.is_set():
                 _give_up(role, code, crashes)
             wait = self._backoff.seconds(crashes)
-            _log.error("role ended, restarting", of=role.name, code=code, wait=round(wait, 2))
+            _log.error("role ended, restarting", child=role.name, code=code, wait=round(wait, 2))
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._stop.wait()
@@ -150,12 +150,12 @@ class Supervisor:
         try:
             process = await RoleProcess.start(role)
         except OSError as error:  # no memory or no process left: as bad as a crash, and as passing
-            _log.error("role can't be started", of=role.name, error=str(error))
+            _log.error("role can't be started", child=role.name, error=str(error))
             return os.EX_OSERR
         self._running[role.name] = process
         if self._stop.is_set():  # told to stop while starting, when there was nothing to stop yet
             process.kill()
-        _log.info("role started", of=role.name, pid=process.pid)
+        _log.info("role started", child=role.name, pid=process.pid)
         readiness = asyncio.create_task(self._note_ready(role, process, up))
         try:
             return await process.ended()
@@ -165,7 +165,7 @@ class Supervisor:
 
     async def _note_ready(self, role: Role, process: RoleProcess, up: asyncio.Event) -> None:
         await process.ready()
-        _log.info("role ready", of=role.name)
+        _log.info("role ready", child=role.name)
         up.set()
 
 

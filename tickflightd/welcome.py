@@ -11,8 +11,8 @@ SAMPLE_ROWS: Final = 5
 _QUERY: Final = (
     "import json, os, pyarrow.flight as flight; "
     'client = flight.connect("{uri}"); '
-    'key = ("authorization", "Bearer " + os.environ["{prefix}API_KEY"]); '
-    "options = flight.FlightCallOptions(headers=[tuple(map(str.encode, key))]); "
+    'header = (b"authorization", b"Bearer " + os.environb[b"{prefix}API_KEY"]); '
+    "options = flight.FlightCallOptions(headers=[header]); "
     'ticket = {{"op": "latest", "symbols": ["{symbol}"], "limit": {rows}}}; '
     "reader = client.do_get(flight.Ticket(json.dumps(ticket)), options); "
     'print(*reader.read_all().to_pylist(), sep="\\n")'

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +136,47 @@ class TestDemo:
                 return False
 
             assert within(PATIENCE_SECONDS, refused)
+
+
+@pytest.fixture
+def file(demo: RunningService) -> Path:
+    """A file of ticks whose column of times has a name of its own."""
+    path = demo.directory / "ticks.csv"
+    rows = [f"2026-03-02T15:30:{second:02}.5Z,500.25,{second + 1}" for second in range(60)]
+    path.write_text("\n".join(["time,price,size", *rows]))
+    return path
+
+
+class TestImport:
+    def import_it(self, demo: RunningService, file: Path, *more: str) -> dict[str, Any]:
+        words = ["import", "ticks", str(file), "--symbol", "REAL", "--map", "ts_event=time"]
+        done = demo.run(*words, "--json", *more)
+        assert done.returncode == 0, done.stderr
+        (report,) = json.loads(done.stdout.splitlines()[-1])["files"]
+        return dict(report)
+
+    def test_a_file_is_visible_when_the_command_returns_and_imported_once(
+        self, demo: RunningService, file: Path
+    ) -> None:
+        first = self.import_it(demo, file)
+        assert (first["outcome"], first["rows"]) == ("imported", 60)
+        second = self.import_it(demo, file)
+        assert second["outcome"] == "already imported"
+        with tickflight.connect(demo.uri, demo.demo_key) as client:
+            table = client.latest("REAL", limit=1_000).arrow()
+        assert table["size"].to_pylist() == [float(second + 1) for second in range(60)]
+
+    def test_a_file_that_is_none_is_one_sentence(self, demo: RunningService) -> None:
+        (demo.directory / "noise.csv").write_bytes(bytes(range(256)))
+        done = demo.run("import", "ticks", "noise.csv", "--symbol", "REAL")
+        assert done.returncode in (1, 2)
+        assert "noise.csv" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+    def test_columns_that_are_missing_are_named(self, demo: RunningService, file: Path) -> None:
+        done = demo.run("import", "ticks", str(file), "--symbol", "REAL")
+        assert done.returncode == 2
+        assert "--map ts_event=COLUMN" in done.stderr
 
 
 class TestStop:

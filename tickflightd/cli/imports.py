@@ -49,11 +49,14 @@ def ticks(
     that is in already is left alone, one that was cut off goes on where it stopped.
     """
     from ingest.files import import_ticks
+    from tickflightd import logs
     from tickflightd.cli.progress import showing_progress
     from tickflightd.connection import connected
 
     mapping = _mapping(pairs)
-    with _errors_of_ingest(), connected(load_settings()) as client, showing_progress() as progress:
+    settings = load_settings()
+    logs.configure("import", level=settings.log_level, secrets=settings.secrets)
+    with _errors_of_ingest(), connected(settings) as client, showing_progress() as progress:
         reports = import_ticks(
             client,
             files,
