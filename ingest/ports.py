@@ -101,6 +101,7 @@ class Service(Protocol):
         dataset: str = "ticks",
         limit: int = 100,
         source: str | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """Ask for the newest rows of each symbol."""
 

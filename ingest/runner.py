@@ -20,7 +20,7 @@ import pyarrow as pa
 import structlog
 
 from ingest.errors import ConfigurationError, IngestError, SourceError, SourceRefusedError
-from ingest.history import read_past
+from ingest.history import Past, read_past
 from ingest.outages import Gap, GapReason, Level, OutageLog, event_rows, gap_rows
 from ingest.ports import Clock, Service, SystemClock
 from ingest.restart import RestartPolicy
@@ -31,6 +31,10 @@ from tickflight import ConfigurationError as ClientConfigurationError
 
 STOP_GRACE_SECONDS: Final = 1.0
 """A cancelled source may close its connection this long; a role has five seconds for everything."""
+HISTORY_PATIENCE_SECONDS: Final = 30.0
+"""How long a source that notes its downtime waits for the service to say when its last row came:
+a service that was started along with it answers by then. Later rows would hide the hole."""
+HISTORY_RETRY_SECONDS: Final = 1.0
 
 _PERMANENT: Final = (
     ConfigurationError,
@@ -185,7 +189,11 @@ class _Runner:
             Level.WARNING, RunState.RESTARTING, f"{_describe(failure)}; again in {delay:.1f} s"
         )
         self._restarts += 1
-        sleep = asyncio.create_task(self._clock.sleep(delay))
+        await self._pause(delay)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or be stopped."""
+        sleep = asyncio.create_task(self._clock.sleep(seconds))
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({sleep, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -195,13 +203,23 @@ class _Runner:
 
     async def _note_downtime(self) -> None:
         """Open a gap from the last row of an earlier run to the first one of this run."""
-        try:
-            past = await asyncio.to_thread(read_past, self._service, self._profile)
-        except TickflightError as error:
-            await self._announce(Level.WARNING, RunState.RUNNING, f"downtime unknown: {error}")
-            return
-        self._outages.adopt(past.lasting)
-        await self._record(self._outages.begin(past.last_row, GapReason.DOWNTIME))
+        past = await self._read_past()
+        if past is not None:
+            self._outages.adopt(past.lasting)
+            await self._record(self._outages.begin(past.last_row, GapReason.DOWNTIME))
+
+    async def _read_past(self) -> Past | None:
+        give_up = self._clock.monotonic() + HISTORY_PATIENCE_SECONDS
+        while not self._stop.is_set():
+            try:
+                return await asyncio.to_thread(read_past, self._service, self._profile)
+            except TickflightError as error:
+                if isinstance(error, _PERMANENT) or self._clock.monotonic() >= give_up:
+                    detail = f"downtime unknown: {error}"
+                    await self._announce(Level.WARNING, RunState.RUNNING, detail)
+                    return None
+            await self._pause(HISTORY_RETRY_SECONDS)
+        return None
 
     async def _begin_outage(self) -> None:
         since = dict.fromkeys(self._profile.datasets, self._heard)

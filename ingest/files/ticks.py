@@ -14,6 +14,8 @@ from ingest.files.values import InstantColumn
 from storage.schemas import DICTIONARY, TICKS, TIMESTAMP, Flag, Kind
 
 SOURCE: Final = "import"
+_SCHEMA: Final = pa.schema(field.with_nullable(True) for field in TICKS.wire_schema)  # noqa: FBT003
+"""What a file lacks is null, also where a tick needs it: the service sets such rows aside."""
 _CONVERTERS: Final[dict[str, Callable[[pa.Array], pa.Array]]] = {
     "price": values.numbers,
     "size": values.numbers,
@@ -68,7 +70,7 @@ class TickConverter:
         absent = [field for field in TICKS.wire_schema if field.name not in columns]
         columns |= {field.name: _absent(field, rows.num_rows) for field in absent}
         return pa.RecordBatch.from_arrays(
-            [columns[name] for name in TICKS.schema.names], schema=TICKS.wire_schema
+            [columns[name] for name in TICKS.schema.names], schema=_SCHEMA
         )
 
     def _times(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:

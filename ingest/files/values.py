@@ -119,7 +119,7 @@ class InstantColumn:
             raise BadValueError(
                 0,
                 f"{_first(values)} has no time zone; say which one it is in, such as "
-                "--timezone America/New_York (or UTC)",
+                "--tz America/New_York (or UTC)",
             )
         return _each(
             values,

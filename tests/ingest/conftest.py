@@ -1,9 +1,9 @@
-"""The other side of ingest's seams, small enough to be sure of."""
+"""The other side of ingest's seams: small enough to be sure of, and the real one."""
 
 # ruff: noqa: ARG002 - a fake has the signature of what it stands for
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import tickflight
+from flight_server.identity import Scope
+from flight_server.keys import KeyStore
+from flight_server.service import FlightConfig, FlightService
+from storage.ports import SystemClock, SystemDisk
 from storage.schemas import DATASETS
 from tickflight import Overflow
 
@@ -115,6 +120,7 @@ class FakeService:
         dataset: str = "ticks",
         limit: int = 100,
         source: str | None = None,
+        timeout: float | None = None,
     ) -> FakeAnswer:
         if self.read_error is not None:
             raise self.read_error
@@ -164,3 +170,36 @@ def clock() -> FakeClock:
 @pytest.fixture
 def service() -> FakeService:
     return FakeService()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """URI of a running server and a key to it."""
+    failures: list[BaseException] = []
+    service = FlightService(
+        FlightConfig(
+            location="grpc://127.0.0.1:0",
+            data_directory=tmp_path / "data",
+            hot_window_us=3_600_000_000,
+            hot_memory_limit_bytes=2**30,
+            source_priority=("tastytrade", "sierra", "import", "demo"),
+            version="test",
+        ),
+        clock=SystemClock(),
+        disk=SystemDisk(),
+        on_failure=failures.append,
+    )
+    service.start()
+    with KeyStore(tmp_path / "data", SystemClock()) as keys:
+        key = keys.create("tests", scopes=list(Scope))
+    try:
+        yield service.uri, key.key
+    finally:
+        service.stop(drain_seconds=1)
+    assert not failures
+
+
+@pytest.fixture
+def client(server: tuple[str, str]) -> Iterator[tickflight.Client]:
+    with tickflight.connect(*server) as client:
+        yield client

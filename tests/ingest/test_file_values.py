@@ -86,7 +86,7 @@ def test_naive_instants_are_read_in_the_zone_that_is_given(at: datetime, zone: s
 
 def test_naive_instants_without_a_zone_are_refused() -> None:
     for values in (pa.array([datetime(2013, 10, 7)]), pa.array(["2013-10-07 08:00:00"])):  # noqa: DTZ001
-        with pytest.raises(BadValueError, match="--timezone America/New_York"):
+        with pytest.raises(BadValueError, match="--tz America/New_York"):
             read(values)
 
 

@@ -118,7 +118,8 @@ def test_every_format_gives_the_rows_of_the_file_in_their_order(
 
 def test_a_tick_of_a_file_says_where_it_comes_from(file: Path, service: Any) -> None:
     bring(service, file)
-    assert all(data.schema == TICKS.wire_schema for _, data in service.written)
+    assert all(data.schema.types == TICKS.wire_schema.types for _, data in service.written)
+    assert all(data.schema.names == TICKS.wire_schema.names for _, data in service.written)
     rows = service.rows("ticks")
     assert [row["sequence"] for row in rows] == [1 << 32 | row for row in range(ROWS)]
     expected = {
@@ -317,7 +318,7 @@ def test_a_time_zone_makes_naive_instants_good(tmp_path: Path, service: Any) -> 
     table = trades(5)
     naive = table["ts_event"].cast(pa.timestamp("us"))
     pq.write_table(table.set_column(0, "ts_event", naive), tmp_path / "a")
-    with pytest.raises(ImportFileError, match="--timezone"):
+    with pytest.raises(ImportFileError, match="--tz"):
         bring(service, tmp_path / "a")
     bring(service, tmp_path / "a", timezone="America/New_York")
     assert service.rows("ticks")[0]["ts_event"] == FIRST + 4 * 3_600_000_000

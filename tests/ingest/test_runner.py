@@ -11,10 +11,16 @@ import pytest
 from ingest.errors import ConfigurationError, SourceError, SourceRefusedError
 from ingest.outages import Gap, GapReason, GapState, gap_rows
 from ingest.restart import RestartPolicy
-from ingest.runner import RunOptions, RunResult, RunState, run_source
+from ingest.runner import HISTORY_PATIENCE_SECONDS, RunOptions, RunResult, RunState, run_source
 from ingest.source import Continuity, SourceProfile, SourceWriter
 from storage.schemas import TICKS
-from tickflight import AuthenticationError, Overflow, ServerError, UnavailableError
+from tickflight import (
+    AuthenticationError,
+    Overflow,
+    PermissionDeniedError,
+    ServerError,
+    UnavailableError,
+)
 
 Step = Callable[[SourceWriter], Awaitable[None]]
 ROWS = TICKS.schema.empty_table()
@@ -216,14 +222,33 @@ def test_a_gap_left_open_by_an_earlier_run_is_closed_by_this_one(service: Any, c
     assert (closed["gap_id"], closed["revision"], closed["end"]) == ("left", 4, clock.now())
 
 
-def test_a_service_that_does_not_answer_does_not_keep_a_source_from_running(
+def test_a_service_that_does_not_answer_keeps_a_source_waiting_but_not_for_ever(
     service: Any, clock: Any
 ) -> None:
     service.read_error = UnavailableError("nobody there")
     assert run(Script([write]), service, clock).state is RunState.STOPPED
+    assert sum(clock.slept) == HISTORY_PATIENCE_SECONDS
     assert service.rows("service_events")[0]["detail"] == "downtime unknown: nobody there"
-    assert len(service.rows("ticks")) == 0
     assert [name for name, _ in service.written].count("ticks") == 1
+
+
+def test_a_key_that_may_not_look_back_is_not_waited_for(service: Any, clock: Any) -> None:
+    service.read_error = PermissionDeniedError("read:realtime is missing")
+    assert run(Script([write]), service, clock).state is RunState.STOPPED
+    assert not clock.slept
+
+
+def test_a_stop_ends_the_wait_for_the_service(service: Any, clock: Any) -> None:
+    service.read_error = UnavailableError("nobody there")
+    source = Script([write])
+
+    async def sleep(_: float) -> None:
+        source.stop.set()
+        await asyncio.Event().wait()
+
+    clock.sleep = sleep
+    assert run(source, service, clock).state is RunState.STOPPED
+    assert source.runs == 0
 
 
 def test_rows_lost_to_a_full_spool_are_a_gap(service: Any, clock: Any) -> None:
