@@ -137,5 +137,5 @@ def _span(batch: pa.RecordBatch) -> tuple[int, int] | None:
     at = batch.schema.get_field_index("ts_event")
     if at < 0:
         return None
-    instants = batch.column(at).cast(pa.int64())
-    return instants[0].as_py(), instants[-1].as_py() + 1
+    instants = batch.column(at)
+    return instants[0].value, instants[-1].value + 1
