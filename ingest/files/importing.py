@@ -221,7 +221,7 @@ def _send(service: Service, file: _Checked, known: Registration, request: _Reque
     with _ended(writer):
         for batch in islice(batches, done, None):
             ticks = _convert(file.path, file.converter, batch, row, known.number << ROW_BITS)
-            _check_unchanged(file)
+            registry.check_unchanged(file.path, file.fingerprint)
             writer.write(ticks, timeout=STALL_SECONDS)
             row += batch.num_rows
             request.report(_sent(file, row))
@@ -295,20 +295,10 @@ def _check(symbol: str, timezone: str | None) -> None:
     if timezone is not None:
         try:
             ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ConfigurationError(
                 f"{timezone!r} is no time zone; take a name such as America/New_York"
             ) from None
-
-
-def _check_unchanged(file: _Checked) -> None:
-    """Refuse rows of a file that is no longer the one whose digest was taken."""
-    status = file.path.stat()
-    now = (status.st_size, status.st_mtime_ns)
-    if now != (file.fingerprint.size_bytes, file.fingerprint.modified_ns):
-        raise ImportFileError(
-            file.path, "it changed while it was imported; wait until nobody writes to it"
-        )
 
 
 def _kept(changed: str) -> str | None:

@@ -1,6 +1,7 @@
 """What the service knows of a file: its number, and how far an import of it got."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -60,14 +61,26 @@ def fingerprint(path: Path) -> Fingerprint:
         ImportFileError: It can't be read.
     """
     digest = blake2b(digest_size=_DIGEST_BYTES)
-    try:
+    with _naming(path):
         status = path.stat()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
-    except OSError as error:
-        raise ImportFileError(path, error.strerror or str(error)) from None
     return Fingerprint(digest.hexdigest(), status.st_size, status.st_mtime_ns)
+
+
+def check_unchanged(path: Path, file: Fingerprint) -> None:
+    """Refuse a file that is no longer the one whose digest was taken.
+
+    Raises:
+        ImportFileError: It has changed, or can't be seen.
+    """
+    with _naming(path):
+        status = path.stat()
+    if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+        raise ImportFileError(
+            path, "it changed while it was imported; wait until nobody writes to it"
+        )
 
 
 def register(
@@ -95,3 +108,11 @@ def register(
 def complete(service: Service, file: Fingerprint, rows: int) -> None:
     """Say that the file's last row is durable: from now on it is imported."""
     service.action("files.complete", {"digest": file.digest, "rows": rows})
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ImportFileError(path, error.strerror or str(error)) from None

@@ -457,7 +457,7 @@ def test_a_file_that_is_written_to_meanwhile_is_refused(file: Path, service: Any
 
 
 @pytest.mark.parametrize(
-    ("symbol", "timezone"), [("spy", None), ("SPY", "Mars/X"), ("SPY", "/etc")]
+    ("symbol", "timezone"), [("spy", None), ("SPY", "Mars/X"), ("SPY", "/etc"), ("SPY", "America")]
 )
 def test_a_symbol_or_zone_that_is_none_is_refused(
     file: Path, service: Any, symbol: str, timezone: str | None

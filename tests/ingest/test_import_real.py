@@ -54,6 +54,7 @@ def test_a_file_comes_back_row_for_row_and_goes_in_once(
 
     again = import_ticks(client, files, symbol="SPY")
     assert {report.outcome for report in again} == {ImportOutcome.ALREADY_IMPORTED}
+    assert {report.note for report in again} == {None}
     assert stored(client).num_rows == expected.num_rows
 
 
