@@ -35,7 +35,8 @@ def set_aside(
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Return rows with instants in µs and dates in days: Python's own end with the year 9999."""
-    fields = [field.with_type(_countable(field.type)) for field in table.schema]
+    # Nullable all of them: a client may promise that a column has no nulls, and send one.
+    fields = [pa.field(field.name, _countable(field.type)) for field in table.schema]
     return list(table.cast(pa.schema(fields)).to_pylist())
 
 
