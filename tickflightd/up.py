@@ -116,7 +116,7 @@ class _Service:
             Role("flight", role_command("flight"), child_environment(flight), FLIGHT_STOP_SECONDS)
         ]
         if self._settings.demo_enabled:
-            key = self._keys.mint("ingest", (Scope.WRITE, *READING)).key
+            key = self._keys.mint("ingest.demo", (Scope.WRITE, *READING)).key
             demo = child_environment({**shared, "API_KEY": key})
             command = role_command("ingest", "demo")
             roles.append(Role("ingest demo", command, demo, INGEST_STOP_SECONDS))

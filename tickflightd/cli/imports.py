@@ -1,7 +1,5 @@
 """``tickflightd import …``: files into the running service."""
 
-# ruff: noqa: PLC0415 - imports that cost time wait until their command runs
-
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING

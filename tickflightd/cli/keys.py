@@ -1,7 +1,5 @@
 """``tickflightd keys …``: works on the data directory itself, whether or not a service runs."""
 
-# ruff: noqa: PLC0415 - imports that cost time wait until their command runs
-
 import datetime as dt
 from contextlib import contextmanager
 from typing import TYPE_CHECKING

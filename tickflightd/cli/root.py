@@ -1,7 +1,5 @@
 """The root of the command line, and the commands that run the service."""
 
-# ruff: noqa: PLC0415 - imports that cost time wait until their command runs
-
 from typing import TYPE_CHECKING
 
 import rich_click as click

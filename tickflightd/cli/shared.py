@@ -1,7 +1,5 @@
 """What all commands have in common: settings, JSON for programs, one sentence for a failure."""
 
-# ruff: noqa: PLC0415 - imports that cost time wait until their command runs
-
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
