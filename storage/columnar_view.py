@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from storage.columnar import ColumnarStore
 from storage.dictionary import Dictionary
-from storage.lanes import Lane, LateRun, SortedRows
+from storage.lanes import Lane, SortedPositions, SortedRows
 from storage.merge import Cursor, between, merged
 from storage.ports import MICROSECONDS
 from storage.runs import LOWEST, GrowingArray, Integers
@@ -33,16 +34,18 @@ class ColumnarView:
     def symbols(self) -> list[str]:
         """Return the symbols that have rows, sorted."""
         names = self._store.dictionaries["symbol"]
-        return sorted(names.value(code) for code in tuple(self._store.lanes_of_symbol))
+        known = (names.value(code) for code in tuple(self._store.lanes_of_symbol))
+        return sorted(symbol for symbol in known if self._lanes(symbol))
 
     def extent(self, symbol: str) -> SymbolExtent | None:
         """Return how far a symbol's rows reach, or None when it has none."""
-        lanes = [lane for lane in self._lanes(symbol) if lane.rows]
+        lanes = self._lanes(symbol)
         if not lanes:
             return None
-        first, last = min(la.ts_first for la in lanes), max(la.ts_last for la in lanes)
-        sources = len({lane.key.source for lane in lanes})
-        return SymbolExtent(sum(lane.rows for lane in lanes), first, last, sources)
+        rows = sum(count for lane in lanes for _, count in self._runs(lane))
+        spans = [self._span(lane) for lane in lanes]
+        first, last = min(first for first, _ in spans), max(last for _, last in spans)
+        return SymbolExtent(rows, first, last, sources=len({lane.key.source for lane in lanes}))
 
     def latest(self, selection: Selection, limit: int, now: int) -> pa.RecordBatch:
         """Return the newest ``limit`` rows of each symbol by total order, oldest first."""
@@ -87,9 +90,17 @@ class ColumnarView:
 
     # Lanes
 
-    def _lanes(self, symbol: str) -> tuple[Lane, ...]:
+    def _lanes(self, symbol: str) -> list[Lane]:
+        """Return the lanes of a symbol; one that has begun since has its first row beyond us."""
         code = self._store.dictionaries["symbol"].code(symbol)
-        return self._store.lanes_of_symbol.get(code, ())
+        lanes = self._store.lanes_of_symbol.get(code, ())
+        return [lane for lane in lanes if lane.run.length and lane.run[0] < self.end]
+
+    def _span(self, lane: Lane) -> tuple[int, int]:
+        """Return the first and the last instant of a lane."""
+        runs, instant = self._runs(lane), self._store.instant
+        first = min(instant(rows[0]) for rows, _ in runs)
+        return first, max(instant(rows[count - 1]) for rows, count in runs)
 
     def _source(self, lane: Lane) -> str:
         return self._store.dictionaries["source"].value(lane.key.source)
@@ -105,12 +116,14 @@ class ColumnarView:
             return length
         return bisect_left(range(length), 1, key=lambda index: int(run[index] >= self.end))
 
-    def _visible_late(self, lane: Lane) -> list[LateRun]:
-        runs = []
+    def _visible_late(self, lane: Lane) -> list[SortedPositions]:
+        runs: list[SortedPositions] = []
         for run in lane.late:
-            below = run.positions < self.end
-            runs.append(run if below.all() else LateRun(run.positions[below]))
-        return [run for run in runs if len(run.positions)]
+            if run.newest < self.end:
+                runs.append(run)
+            elif len(visible := run.positions[run.positions < self.end]):
+                runs.append(SortedPositions(visible))
+        return runs
 
     # Latest
 
@@ -129,10 +142,11 @@ class ColumnarView:
             return [lane for lane in lanes if self._source(lane) == source]
         if source == ALL_SOURCES or len(lanes) < 2:
             return lanes
-        live = [lane for lane in lanes if lane.ts_last >= now - self._policy.fresh_us]
+        last = [self._span(lane)[1] for lane in lanes]
+        live = [la for la, ts in zip(lanes, last, strict=True) if ts >= now - self._policy.fresh_us]
         if live:
             return live
-        newest = max(lanes, key=lambda lane: lane.ts_last)
+        newest = lanes[last.index(max(last))]
         return [lane for lane in lanes if lane.key.source == newest.key.source]
 
     def _tails(self, lane: Lane, limit: int) -> list[Integers]:
@@ -163,7 +177,7 @@ class ColumnarView:
         """Return what to merge for one symbol: rows of a lane within a span of time."""
         lanes = self._lanes(symbol)
         if source is not None and source != ALL_SOURCES:
-            lanes = tuple(lane for lane in lanes if self._source(lane) == source)
+            lanes = [lane for lane in lanes if self._source(lane) == source]
         if source is not None or len({lane.key.source for lane in lanes}) < 2:
             return [(lane, self._cursor(lane, start, end)) for lane in lanes]
         return [
@@ -176,15 +190,23 @@ class ColumnarView:
     def _source_spans(
         self, lanes: Sequence[Lane], start: int, end: int
     ) -> list[tuple[int, int, int]]:
-        """Return for every date in a range the code of the best source that has a row there."""
+        """Return for every date of a range the best source that has a row on it.
+
+        Neighbouring dates of one source are one span, so that merging finds few long ones. Dates
+        between them have no rows at all.
+        """
         speakers: dict[int, int] = {}
+        # Whole dates: who speaks for one must not depend on how much of it is asked for.
+        first, last = start // DAY * DAY, -(-end // DAY) * DAY
         for lane in sorted(lanes, key=lambda lane: self._policy.rank(self._source(lane))):
-            for date in self._dates(lane, start, end):
+            for date in self._dates(lane, first, last):
                 speakers.setdefault(date, lane.key.source)
-        return [
-            (max(start, date * DAY), min(end, (date + 1) * DAY), speakers[date])
-            for date in sorted(speakers)
-        ]
+        spans = []
+        for speaker, group in groupby(sorted(speakers), key=speakers.__getitem__):
+            dates = list(group)
+            span = max(start, dates[0] * DAY), min(end, (dates[-1] + 1) * DAY)
+            spans.append((*span, speaker))
+        return spans
 
     def _dates(self, lane: Lane, start: int, end: int) -> Iterator[int]:
         """Yield the UTC dates (days since 1970) on which a lane has a row, by jumping."""
@@ -209,7 +231,7 @@ class ColumnarView:
             return found[0]
         parts = [cursor.rows.slice(cursor.at, cursor.stop) for cursor in found]
         rows = self._sorted_by_time(np.concatenate(parts))
-        return Cursor(LateRun(rows), 0, len(rows))
+        return Cursor(SortedPositions(rows), 0, len(rows))
 
     def _instants(self, positions: Integers) -> Integers:
         return self._store.gather(positions, 0)

@@ -58,8 +58,8 @@ class SortedRows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LateRun:
-    """Positions that came late, sorted; never changes."""
+class SortedPositions:
+    """Positions in total order; never changes."""
 
     positions: Integers
 
@@ -71,27 +71,27 @@ class LateRun:
         return self.positions[start:stop]
 
 
+@dataclass(frozen=True, slots=True)
+class LateRun(SortedPositions):
+    """Positions that came late, and the highest of them."""
+
+    newest: int
+
+
 class Lane:
     """Positions of one lane's rows. One thread appends; any thread reads."""
 
-    __slots__ = ("_fetch_keys", "_last", "key", "late", "run", "ts_first", "ts_last")
+    __slots__ = ("_fetch_keys", "_last", "key", "late", "run")
 
     def __init__(self, key: LaneKey, fetch_keys: Callable[[Integers], Keys]) -> None:
         self.key = key
         self.run = GrowingArray()
         self.late: tuple[LateRun, ...] = ()
-        self.ts_first = -LOWEST - 1
-        self.ts_last = LOWEST
         self._fetch_keys = fetch_keys
         self._last = (LOWEST, LOWEST, LOWEST)
 
     def __repr__(self) -> str:
         return f"<Lane {tuple(self.key)} {self.run.length} rows, {len(self.late)} late runs>"
-
-    @property
-    def rows(self) -> int:
-        """Rows indexed."""
-        return self.run.length + sum(len(run.positions) for run in self.late)
 
     @property
     def nbytes(self) -> int:
@@ -109,9 +109,6 @@ class Lane:
             self.run.extend(positions[split:])
         if split:
             self._add_late(positions[:split])
-        # Ends last: whoever sees the new bounds must find the rows.
-        self.ts_first = min(self.ts_first, int(keys.ts_event[0]))
-        self.ts_last = max(self.ts_last, int(keys.ts_event[-1]))
 
     def _late_rows(self, keys: Keys) -> int:
         if keys.at(0) >= self._last:
@@ -126,4 +123,4 @@ class Lane:
             order = self._fetch_keys(positions).order()
             if order is not None:
                 positions = positions[order]
-        self.late = (*runs, LateRun(positions.copy()))
+        self.late = (*runs, LateRun(positions.copy(), int(positions.max())))

@@ -64,7 +64,7 @@ def _next_block(
     instants: Callable[[Integers], Integers],
 ) -> Integers:
     """Take from every cursor what lies at or before one instant, chosen to make a block."""
-    share = BLOCK_ROWS_TARGET // len(cursors)
+    share = max(1, BLOCK_ROWS_TARGET // len(cursors))
     until = min(instant(c.rows[min(c.at + share, c.stop) - 1]) for c in cursors)
     parts = []
     for cursor in cursors:

@@ -60,8 +60,8 @@ class GrowingArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return len(self._blocks) * BLOCK_ROWS * 8
+        """Bytes held: what is not filled of a block is address space, not memory."""
+        return self.length * 8
 
 
 class SequenceSet:

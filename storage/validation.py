@@ -269,7 +269,8 @@ def _is_kept(codes: Column) -> Mask:
 
 
 def _is_kept_or_null(codes: Column) -> Mask:
-    return codes != INVALID
+    kept: Mask = codes != INVALID
+    return kept
 
 
 def _is_finite_or_null(values: Column) -> Mask:

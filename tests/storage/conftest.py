@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from storage.ports import SystemClock, SystemDisk
 from storage.producers import Ack
@@ -14,6 +15,10 @@ from storage.schemas import TICKS, Dataset
 from storage.selection import Selection, SourcePolicy
 from storage.snapshot import Answer
 from storage.store import Store, StoreConfig
+
+# The machine decides how long an example takes; what a test says is true at any speed.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 NOON = 1_790_000_000_000_000 // 86_400_000_000 * 86_400_000_000 + 43_200_000_000
 """A full hour, so that a test can step over its end."""
