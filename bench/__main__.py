@@ -1,4 +1,4 @@
-"""Measure the running service: ``python -m bench [ingest] [latest] [--seconds N]``."""
+"""Measure the running service: ``python -m bench [ingest] [latest]`` or ``soak --minutes 30``."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import soak
 from bench.measures import Measure, ingest, latest
 from bench.service import Service, running
 
@@ -22,8 +23,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="ingest|latest")
     parser.add_argument("--seconds", type=float, default=20.0, help="of ingest, each batch size")
     parser.add_argument("--calls", type=int, default=2_000, help="of latest")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--directory", type=Path, default=None, help="where the data goes")
     args = parser.parse_args()
+    if args.names == ["soak"]:
+        soak.run(args.minutes, args.directory)
+        return
     with tempfile.TemporaryDirectory(dir=args.directory) as place:
         directory = Path(place)
         suites: dict[str, Callable[[Service], Iterator[Measure]]] = {

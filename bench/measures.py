@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow.flight as flight
 
+from bench.caller import Caller
 from bench.floors import sqlite_rows_per_second
 from bench.service import Service
 
@@ -75,8 +75,8 @@ def latest(service: Service, calls: int) -> Iterator[Measure]:
         bare_server(LATEST_ROWS) as bare,
         _feeding(service, seconds),
     ):
-        ours = _Caller(service.uri, service.key, json.dumps(ticket).encode())
-        floor = _Caller(bare, "none", b"ready")
+        ours = Caller(service.uri, service.key, ticket)
+        floor = Caller(bare, "none", b"ready")
         while ours.call()[1] < LATEST_ROWS:
             time.sleep(0.1)
         for caller in (ours, floor):
@@ -92,21 +92,6 @@ def latest(service: Service, calls: int) -> Iterator[Measure]:
         floor_is="bare Flight, ready table",
         details={"p99": p99, "floor_p99": floor_p99, "max": float(pairs[:, 0].max())},
     )
-
-
-class _Caller:
-    def __init__(self, uri: str, key: str, ticket: bytes) -> None:
-        self._client = flight.connect(uri)
-        self._ticket = flight.Ticket(ticket)
-        self._options = flight.FlightCallOptions(
-            headers=[(b"authorization", f"Bearer {key}".encode())]
-        )
-
-    def call(self) -> tuple[float, int]:
-        """Return how long one call took, and how many rows came."""
-        began = time.perf_counter()
-        rows = self._client.do_get(self._ticket, self._options).read_all().num_rows
-        return time.perf_counter() - began, rows
 
 
 @contextmanager

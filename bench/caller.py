@@ -1,0 +1,43 @@
+"""One connection that asks a question over and over, with nothing but pyarrow in between."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.flight as flight
+
+
+class Caller:
+    """Asks one ticket."""
+
+    def __init__(self, uri: str, key: str, ticket: bytes | Mapping[str, object]) -> None:
+        encoded = ticket if isinstance(ticket, bytes) else json.dumps(dict(ticket)).encode()
+        self._client = flight.connect(uri)
+        self._ticket = flight.Ticket(encoded)
+        self._options = flight.FlightCallOptions(
+            headers=[(b"authorization", f"Bearer {key}".encode())]
+        )
+
+    def call(self) -> tuple[float, int]:
+        """Return how long one call took in seconds, and how many rows came."""
+        began = time.perf_counter()
+        rows = self._client.do_get(self._ticket, self._options).read_all().num_rows
+        return time.perf_counter() - began, rows
+
+    def drain(self) -> tuple[float, int]:
+        """The same, forgetting each batch once it is here: for answers larger than memory."""
+        began, rows = time.perf_counter(), 0
+        for chunk in self._client.do_get(self._ticket, self._options):
+            rows += chunk.data.num_rows
+        return time.perf_counter() - began, rows
+
+    def status(self) -> dict[str, Any]:
+        """Return the answer of the action ``status``."""
+        (result,) = self._client.do_action(flight.Action("status", b""), self._options)
+        answer: dict[str, Any] = json.loads(result.body.to_pybytes())
+        return answer
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.close()
