@@ -17,7 +17,7 @@ import pytest
 from pyarrow import flight
 
 import tickflight
-from tickflight import engine
+from tickflight import engine, supervisor
 from tickflight.testing import FakeServer, Fate
 
 Ticks = Callable[..., pa.RecordBatch]
@@ -200,7 +200,7 @@ class TestLostConnections:
         monkeypatch: pytest.MonkeyPatch,
         eventually: Eventually,
     ) -> None:
-        monkeypatch.setattr(engine, "ACK_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(supervisor, "ACK_TIMEOUT_SECONDS", 0.3)
         server.acks.clear()
         with client.writer("ticks") as writer:
             writer.write(ticks(0, 3))
@@ -231,7 +231,7 @@ class TestLostConnections:
     def test_a_frozen_server_that_thaws_gets_each_row_once(
         self, server_process: Any, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engine, "ACK_TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(supervisor, "ACK_TIMEOUT_SECONDS", 0.5)
         client = tickflight.connect(server_process.uri, server_process.api_key)
         with client, client.writer("ticks") as writer:
             writer.write(ticks(0, 10))
