@@ -93,7 +93,7 @@ def _reading(ticket: Ticket, caller: Identity, scope: Scope) -> Reading:
         caller.require(Scope.ADMIN)
     for symbol in ticket.symbols:
         caller.may_read(symbol)
-    symbols: tuple[str, ...] | None = ticket.symbols
+    symbols: tuple[str, ...] | None = tuple(dict.fromkeys(ticket.symbols))  # each once
     if not symbols:
         symbols = None if caller.symbols is None else tuple(sorted(caller.symbols))
     selection = Selection(

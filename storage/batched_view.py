@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from storage.batched import BatchedStore
 from storage.merge import BLOCK_ROWS_TARGET
+from storage.schemas import wire_projection
 from storage.selection import ALL_SOURCES, Order, Selection, SymbolExtent
 
 
@@ -73,7 +74,7 @@ class BatchedView:
     def _wire(self, table: pa.Table, selection: Selection) -> pa.RecordBatch:
         dataset = self._store.dataset
         names = selection.columns_of(dataset)
-        schema = pa.schema(dataset.wire_schema.field(name) for name in names)
+        schema = wire_projection(dataset.name, names)
         chosen = table.select(list(names)).combine_chunks()
         arrays = []
         for field in schema:

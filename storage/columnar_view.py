@@ -14,6 +14,7 @@ from storage.lanes import Lane, SortedPositions, SortedRows
 from storage.merge import Cursor, between, merged
 from storage.ports import MICROSECONDS
 from storage.runs import LOWEST, GrowingArray, Integers
+from storage.schemas import wire_projection
 from storage.selection import ALL_SOURCES, Order, Selection, SourcePolicy, SymbolExtent
 from storage.validation import Column
 
@@ -77,7 +78,7 @@ class ColumnarView:
         """Return some columns of the rows at ``positions``, in the wire schema."""
         store = self._store
         located = store.locate(positions)
-        fields, arrays = [], []
+        arrays = []
         for name in names:
             spec = store.specs[store.at[name]]
             values = located.values(store.at[name], spec.width)
@@ -85,8 +86,8 @@ class ColumnarView:
                 arrays.append(_plain(values, spec.field))
             else:
                 arrays.append(_encoded(values, spec.dictionary, narrow=narrow))
-            fields.append(store.dataset.wire_schema.field(name))
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        schema = wire_projection(store.dataset.name, tuple(names))
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     # Lanes
 

@@ -15,7 +15,7 @@ from storage.batched_view import BatchedView
 from storage.columnar_view import ColumnarView
 from storage.coverage import Coverage, CoverageLedger
 from storage.errors import InvalidDataError
-from storage.schemas import DATASETS, Dataset
+from storage.schemas import DATASETS, Dataset, wire_projection
 from storage.selection import Order, Selection, SymbolExtent
 
 COVERAGE_KEY: Final = b"tickflight.coverage"
@@ -97,11 +97,9 @@ class Snapshot:
         self, dataset: str, selection: Selection, requested: tuple[int, int] | None
     ) -> pa.Schema:
         """Return the schema of an answer, with its coverage as metadata."""
-        wire = DATASETS[dataset].wire_schema
         names = selection.columns_of(DATASETS[dataset])
         coverage = self.coverage(dataset, selection, requested)
-        metadata = {COVERAGE_KEY: coverage.to_json()}
-        return pa.schema([wire.field(name) for name in names], metadata=metadata)
+        return wire_projection(dataset, names).with_metadata({COVERAGE_KEY: coverage.to_json()})
 
     def coverage(
         self, dataset: str, selection: Selection, requested: tuple[int, int] | None
