@@ -162,6 +162,11 @@ class Appender:
         """Streams open."""
         return len(self._lanes)
 
+    @property
+    def arrival(self) -> int:
+        """Newest instant any row has arrived at, µs; ahead of a wall clock that was set back."""
+        return self._arrival
+
     def _run(self) -> None:
         try:
             while True:

@@ -81,16 +81,24 @@ class BatchedStore:
 
     def append(self, batch: pa.RecordBatch) -> int:
         """Append rows; return how many were repeats and left out."""
-        sent = batch.num_rows
-        batch = self._without_repeats(batch)
-        if batch.num_rows:
-            starts, batches = self._held
-            batches.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.dataset.schema))
-            starts.append(self.end)
-            self.nbytes += batch.nbytes
-            self.end += batch.num_rows  # publishes the rows
-            self._coalesce()
-        return int(sent - batch.num_rows)
+        kept = self._without_repeats(batch)
+        self._keep(kept)
+        return int(batch.num_rows - kept.num_rows)
+
+    def restore(self, batch: pa.RecordBatch) -> None:
+        """Append rows of the journal. They were admitted once, and that stands."""
+        self._without_repeats(batch)
+        self._keep(batch)
+
+    def _keep(self, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        starts, batches = self._held
+        batches.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.dataset.schema))
+        starts.append(self.end)
+        self.nbytes += batch.nbytes
+        self.end += batch.num_rows  # publishes the rows
+        self._coalesce()
 
     def journal_batches(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``[start, stop)`` without copying."""

@@ -125,13 +125,25 @@ class ColumnarStore:
         if kept is not None:
             columns = [column[kept] for column in columns]
             groups = list(self._groups(columns))
-        rows = len(columns[0])
+        self._keep(columns, groups)
+        return 0 if kept is None else len(kept) - int(kept.sum())
+
+    def restore(self, columns: Sequence[Column]) -> None:
+        """Append rows of the journal. They were admitted once, and that stands.
+
+        How long an identity is remembered depends on how rows were batched, so asking again could
+        leave out one that was acknowledged.
+        """
+        groups = list(self._groups(columns))
+        self._admit(columns, groups)
+        self._keep(columns, groups)
+
+    def _keep(self, columns: Sequence[Column], groups: Sequence[tuple[LaneKey, Integers]]) -> None:
         self._write(columns)
         keys = self._keys_of(columns)
         for lane_key, members in groups:
             self._lane(lane_key).append(self.end + members, keys.take(members))
-        self.end += rows  # publishes the rows
-        return 0 if kept is None else len(kept) - int(kept.sum())
+        self.end += len(columns[0])  # publishes the rows
 
     def _groups(self, columns: Sequence[Column]) -> Iterator[tuple[LaneKey, Integers]]:
         """Yield the rows of each lane, in arrival order."""

@@ -15,7 +15,7 @@ from typing import Final
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import JournalError, JournalFullError
-from storage.journal_file import Header, JournalWriter, Record, checkpoint, file_name
+from storage.journal_file import Header, JournalWriter, Record, checkpoint, file_name, remove
 from storage.ports import MICROSECONDS, Clock, Disk
 from storage.producers import Mark
 
@@ -158,7 +158,7 @@ class Journal:
         parts = [part for group in groups for part in group]
         marks = [mark for part in parts for mark in part.marks]
         records, introduced = self._records(parts)
-        self._write(writer, records)
+        self._when_there_is_room(lambda: writer.commit(records))
         self._introduced.update(introduced)
         for record in records:
             self._positions[record.dataset] = record.position + record.rows
@@ -199,11 +199,11 @@ class Journal:
             )
         return records, introduced
 
-    def _write(self, writer: JournalWriter, records: list[Record]) -> None:
-        """Commit, waiting as long as the disk is full."""
+    def _when_there_is_room(self, write: Callable[[], None]) -> None:
+        """Write, waiting as long as the disk is full."""
         while True:
             try:
-                writer.commit(records)
+                write()
             except JournalFullError as error:
                 if self._stopping.is_set():
                     raise
@@ -225,23 +225,26 @@ class Journal:
             raise JournalError("the journal is not open")
         if current.header.hour >= hour:
             return current
-        self._open(
-            Header(
-                number=current.header.number + 1,
-                epoch=current.header.epoch,
-                hour=hour,
-                positions=self._positions,
-                marks=self._marks,
-                previous_records=current.records,
-            )
+        header = Header(
+            number=current.header.number + 1,
+            epoch=current.header.epoch,
+            hour=hour,
+            positions=self._positions,
+            marks=self._marks,
+            previous_records=current.records,
         )
+        self._when_there_is_room(lambda: self._open(header))
         self._sealing.append(current)
         assert self._writer is not None  # noqa: S101 - just opened
         return self._writer
 
     def _open(self, header: Header) -> None:
         path = self._directory / file_name(header.number, header.hour)
-        self._writer = JournalWriter(path, header)
+        try:
+            self._writer = JournalWriter(path, header)
+        except JournalFullError:
+            remove(path, self._disk)
+            raise
         self._disk.sync_directory(self._directory)
         self._introduced = {}
 
@@ -261,7 +264,10 @@ class Journal:
 
     def _tidy(self) -> None:
         while self._sealing:
-            self._sealing[0].seal()
+            try:
+                self._sealing[0].seal()
+            except JournalFullError:
+                return  # it can wait: its log has everything
             self._sealing.popleft()
         writer = self._writer
         if writer is None:

@@ -8,6 +8,7 @@ is verified on every read.
 Tables
     header   one row: what the file continues, as JSON with a checksum
     records  id 1, 2, …; a record holds the rows [position, position + rows) of one dataset
+    seal     one row once the file is finished: how many records it has, with a checksum
 
 A record's body is Arrow IPC: encapsulated record batch messages of the dataset's journal schema
 (strings of columnar datasets as int32 codes), one after another, LZ4-compressed where ``size`` is
@@ -29,7 +30,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from storage.errors import JournalCorruptError, JournalError, JournalFullError
-from storage.ports import MICROSECONDS
+from storage.ports import MICROSECONDS, Disk
 
 APPLICATION_ID: Final = 0x54464C4A  # "TFLJ"
 FORMAT_VERSION: Final = 1
@@ -43,7 +44,10 @@ BUSY_TIMEOUT_MS: Final = 5_000
 SUFFIX: Final = ".journal"
 
 _CODEC: Final = pa.Codec("lz4_raw")
-_CREATE: Final = """
+_CREATE: Final = f"""
+BEGIN;
+PRAGMA application_id={APPLICATION_ID};
+PRAGMA user_version={FORMAT_VERSION};
 CREATE TABLE header (content TEXT NOT NULL, checksum BLOB NOT NULL);
 CREATE TABLE records (
     id INTEGER PRIMARY KEY,
@@ -57,7 +61,10 @@ CREATE TABLE records (
     body BLOB NOT NULL,
     checksum BLOB NOT NULL
 );
+CREATE TABLE seal (records INTEGER NOT NULL, checksum BLOB NOT NULL);
 """
+_SEAL: Final = "INSERT INTO seal SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM seal)"
+_RECORD_TYPES: Final = (int, str, int, int, int, str, str, int, bytes, bytes)
 _INSERT: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -112,14 +119,19 @@ class JournalWriter:
             if path.exists():
                 raise JournalError(f"{path} exists already; a journal file is never continued")
             self._connection = connect(path)
-            self._connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
-            self._connection.executescript(_CREATE)
-            content = json.dumps(asdict(header))
-            self._connection.execute("BEGIN")
-            checksum = _digest(header.number, content)
-            self._connection.execute("INSERT INTO header VALUES (?, ?)", (content, checksum))
-            self._connection.execute("COMMIT")
+            try:
+                self._create()
+            except sqlite3.Error:
+                self._connection.close()
+                raise
+
+    def _create(self) -> None:
+        """Make tables and header in one transaction: a file has all of them or none."""
+        self._connection.executescript(_CREATE)
+        content = json.dumps(asdict(self.header))
+        checksum = _digest(self.header.number, content)
+        self._connection.execute("INSERT INTO header VALUES (?, ?)", (content, checksum))
+        self._connection.execute("COMMIT")
 
     def commit(self, records: list[Record]) -> None:
         """Write records in one transaction; durable once this returns.
@@ -140,8 +152,14 @@ class JournalWriter:
         self.records += len(records)
 
     def seal(self) -> None:
-        """Fold the write-ahead log into the file and close it."""
+        """Write down how many records there are, fold the log into the file and close it.
+
+        Raises:
+            JournalError: It is as it was, or has its seal; sealing it again is fine.
+        """
         with _mapped_errors(self.path):
+            checksum = _digest(self.header.number, "seal", self.records)
+            self._connection.execute(_SEAL, (self.records, checksum))
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.close()
 
@@ -168,10 +186,12 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _mapped_errors(path), closing(connect(path)) as connection:
+        with _mapped_errors(path), closing(_connect_to_read(path)) as connection:
             self._check_format(connection)
             found = connection.execute("SELECT content, checksum FROM header").fetchall()
+            sealed = connection.execute("SELECT records, checksum FROM seal").fetchall()
         self.header = self._header(found)
+        self._sealed = self._seal(sealed)
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order.
@@ -179,13 +199,16 @@ class JournalReader:
         Raises:
             JournalCorruptError: A record is not what was written; the records before it were.
         """
-        with _mapped_errors(self.path), closing(connect(self.path)) as connection:
+        with _mapped_errors(self.path), closing(_connect_to_read(self.path)) as connection:
             expected = 1
             for row in connection.execute("SELECT * FROM records ORDER BY id"):
                 if row[0] != expected:
                     raise JournalCorruptError(self.path, expected, "the record is missing")
                 yield self._record(row)
                 expected += 1
+        if self._sealed not in (None, expected - 1):
+            detail = f"the record is missing: the file was sealed with {self._sealed}"
+            raise JournalCorruptError(self.path, expected, detail)
 
     def _check_format(self, connection: sqlite3.Connection) -> None:
         for pragma, expected in (
@@ -209,8 +232,19 @@ class JournalReader:
             raise JournalCorruptError(self.path, None, "the header's checksum is wrong")
         return header
 
+    def _seal(self, found: list[tuple[int, bytes]]) -> int | None:
+        """Return how many records a finished file has; None while it is being written."""
+        if not found:
+            return None
+        records, checksum = found[0]
+        if type(records) is not int or _digest(self.header.number, "seal", records) != checksum:
+            raise JournalCorruptError(self.path, None, "the seal's checksum is wrong")
+        return records
+
     def _record(self, row: tuple[Any, ...]) -> Record:
         number, *columns, checksum = row
+        if tuple(map(type, row)) != _RECORD_TYPES:
+            raise JournalCorruptError(self.path, number, "a column is of another type")
         if _digest(self.header.number, number, *columns) != checksum:
             raise JournalCorruptError(self.path, number, "the checksum is wrong")
         dataset, position, rows, arrival, marks, strings, size, body = columns
@@ -242,6 +276,13 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    # Text that is no UTF-8 any more must reach its checksum.
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    return connection
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a file was cut off while it was made, before its header: then it holds nothing.
 
@@ -250,11 +291,14 @@ def is_unfinished(path: Path) -> bool:
     """
     with _mapped_errors(path), closing(connect(path)) as connection:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables == 0:
-            return True
-        query = "SELECT (SELECT count(*) FROM header) + (SELECT count(*) FROM records)"
-        (rows,) = connection.execute(query).fetchone()
-        return bool(rows == 0)
+        return bool(tables == 0)
+
+
+def remove(path: Path, disk: Disk) -> None:
+    """Delete a journal file with all that SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        disk.remove(path.with_name(path.name + suffix))
+    disk.sync_directory(path.parent)
 
 
 def checkpoint(path: Path) -> None:
@@ -278,10 +322,15 @@ def _mapped_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        # Absent from errors that Python itself finds, such as text it can't decode.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code == sqlite3.SQLITE_FULL:
             raise JournalFullError(f"{path}: the disk is full") from error
-        if isinstance(error, sqlite3.OperationalError):
+        # Our own statements are right, so SQLite can only stumble over what it finds in the file.
+        if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
             raise JournalError(f"{path}: {error}") from error
+        raise JournalCorruptError(path, None, str(error)) from error
+    except UnicodeDecodeError as error:  # a column's name, which no text factory sees
         raise JournalCorruptError(path, None, str(error)) from error
     except OSError as error:
         raise JournalError(f"{path}: {error}") from error

@@ -11,7 +11,7 @@ import pyarrow as pa
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import JournalCorruptError
-from storage.journal_file import SUFFIX, JournalReader, Record, is_unfinished
+from storage.journal_file import SUFFIX, JournalReader, Record, is_unfinished, remove
 from storage.ports import Disk
 from storage.schemas import DATASETS, Layout
 from storage.validation import Column, fixed_width_values
@@ -61,7 +61,7 @@ def recover(directory: Path, disk: Disk) -> Recovered:
     """
     paths = [path for path in disk.list(directory) if path.name.endswith(SUFFIX)]
     if paths and is_unfinished(paths[-1]):
-        _remove(paths.pop(), disk)
+        remove(paths.pop(), disk)
     readers = [JournalReader(path) for path in paths]
     first = readers[0].header.positions if readers else {}
     recovered = Recovered(
@@ -76,12 +76,6 @@ def recover(directory: Path, disk: Disk) -> Recovered:
         _check_chain(reader, recovered, is_first=reader is readers[0])
         _load(reader, recovered)
     return recovered
-
-
-def _remove(path: Path, disk: Disk) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        disk.remove(path.with_name(path.name + suffix))
-    disk.sync_directory(path.parent)
 
 
 def _check_chain(reader: JournalReader, recovered: Recovered, *, is_first: bool) -> None:
@@ -155,9 +149,9 @@ class _Loader:
         batches = list(pa.ipc.open_stream(stream))
         self._bodies, self._waiting = [], 0
         if isinstance(store, BatchedStore):
-            store.append(pa.concat_batches(batches))
+            store.restore(pa.concat_batches(batches))
         else:
-            store.append(self._columns(store, batches))
+            store.restore(self._columns(store, batches))
 
     def _columns(self, store: ColumnarStore, batches: Sequence[pa.RecordBatch]) -> list[Column]:
         columns = []

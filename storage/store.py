@@ -147,6 +147,11 @@ class Store:
         return self._config.hot_memory_limit
 
     @property
+    def arrival(self) -> int:
+        """Newest instant any row has arrived at, µs; ahead of a wall clock that was set back."""
+        return self._appender.arrival
+
+    @property
     def journal_status(self) -> JournalStatus:
         """How the journal is doing."""
         return self._journal.status

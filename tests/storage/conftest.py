@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from storage.ports import SystemClock, SystemDisk
 from storage.producers import Ack
-from storage.schemas import TICKS, Dataset
+from storage.schemas import GEX, TICKS, Dataset
 from storage.selection import Selection, SourcePolicy
 from storage.snapshot import Answer
 from storage.store import Store, StoreConfig
@@ -63,6 +63,19 @@ def ticks(count: int = 1, **columns: Any) -> pa.RecordBatch:
         "source": "demo",
     }
     return rows_of(TICKS, count, defaults, **columns)
+
+
+def gamma(**columns: Any) -> pa.RecordBatch:
+    """Build one good snapshot of gamma."""
+    defaults = {
+        "ts_event": NOON,
+        "ts_recv": NOON,
+        "symbol": "NQ_NDX",
+        "endpoint": "gex_zero",
+        "priority": "high",
+        "source": "poll",
+    }
+    return rows_of(GEX, 1, defaults, **columns)
 
 
 def read(answer: Answer) -> list[dict[str, Any]]:

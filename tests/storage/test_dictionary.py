@@ -65,14 +65,13 @@ def test_a_reader_keeps_what_it_has_made_when_a_slower_one_puts_less_in_its_plac
     class Overtaken(Dictionary):
         """Whoever caches something finds it replaced by what another reader made before."""
 
-        slower: dict[str, object] = {}
-
         def __setattr__(self, name: str, value: object) -> None:
-            super().__setattr__(name, self.slower.get(name, value))
+            super().__setattr__(name, slower.get(name, value))
 
+    slower: dict[str, object] = {}
     dictionary = Overtaken()
     codes = dictionary.encode(pa.array(["a", "b"]))[:-1]
-    dictionary.slower = {"_array": pa.array(["a"]), "_ranks": np.zeros(1, np.int32)}
+    slower.update(_array=pa.array(["a"]), _ranks=np.zeros(1, np.int32))
     assert dictionary.array().to_pylist() == ["a", "b"]
     assert dictionary.ranks().tolist() == [0, 1]
     assert dictionary.full(codes).to_pylist() == ["a", "b"]

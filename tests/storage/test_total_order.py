@@ -92,8 +92,10 @@ def rows_in(batches: Iterable[pa.RecordBatch]) -> list[Row]:
     return [Row(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
-def read(view: ColumnarView, selection: Selection = ALL, *span: int) -> list[Row]:
-    return rows_in(view.range(selection, *(span or (0, 1 << 62)), Order.TIME))
+def read(
+    view: ColumnarView, selection: Selection = ALL, start: int = 0, end: int = 1 << 62
+) -> list[Row]:
+    return rows_in(view.range(selection, start, end, Order.TIME))
 
 
 def shelf_of(batches: Iterable[list[Row]]) -> Shelf:
@@ -179,8 +181,8 @@ class TestSeveralSources:
     def test_two_halves_of_a_span_are_the_whole(self, batches: list[list[Row]], step: int) -> None:
         view = shelf_of(batches).view()
         middle = NOON + step * DAY // 5
-        halves = [read(view, Selection(), 0, middle), read(view, Selection(), middle, 1 << 62)]
-        assert sum(halves, []) == read(view, Selection())
+        halves = read(view, Selection(), end=middle) + read(view, Selection(), start=middle)
+        assert halves == read(view, Selection())
 
     def test_latest_listens_to_live_sources_alone(self) -> None:
         old, live = Row(NOON, "best", "A1", 1, 0), Row(NOON + 2 * HOUR, "worst", "A1", 1, 0)

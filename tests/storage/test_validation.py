@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import InvalidDataError, SchemaMismatchError
-from storage.schemas import DATASETS, GEX, TICKS, Flag
+from storage.schemas import DATASETS, TICKS, Flag
 from storage.store import Store
 from storage.validation import check_schema
-from tests.storage.conftest import NOON, Lab, rows_of, send, stored, ticks
+from tests.storage.conftest import NOON, Lab, gamma, rows_of, send, stored, ticks
 
 SECOND = 1_000_000
 GOOD_SEQUENCE = 99
@@ -225,18 +225,6 @@ class TestImpossibleRows:
         assert (put_aside["dataset"], put_aside["reason"]) == ("gex", reason)
         assert put_aside["symbol"] == (None if "symbol" in bad else "NQ_NDX")
         assert stored(store, "gex") == []
-
-
-def gamma(**columns: Any) -> pa.RecordBatch:
-    defaults = {
-        "ts_event": NOON,
-        "ts_recv": NOON,
-        "symbol": "NQ_NDX",
-        "endpoint": "gex_zero",
-        "priority": "high",
-        "source": "poll",
-    }
-    return rows_of(GEX, 1, defaults, **columns)
 
 
 def suspicious(store: Store, dataset: str = "ticks") -> list[bool]:
