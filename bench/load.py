@@ -16,7 +16,7 @@ from tickflight.errors import TickflightError
 LATEST_SECONDS: Final = 0.05
 LATEST_ROWS: Final = 1_000
 RANGE_SECONDS: Final = 60.0
-RANGE: Final = {"op": "range", "symbols": ["MNQ"], "start": "-5m", "end": "now"}
+RANGE: Final = {"op": "range", "dataset": "ticks", "symbols": ["MNQ"], "start": "-5m", "end": "now"}
 RECONNECT_SECONDS: Final = 1.0
 WRITERS: Final = 2
 WRITER_ROWS: Final = 100
