@@ -141,7 +141,8 @@ class Appender:
         return stream
 
     def close(self, stream: AppendStream) -> None:
-        """Forget a stream whose batches are all taken, or won't be."""
+        """Forget a stream once its batches are taken: their numbers are, so they must be, too."""
+        stream.wait_until_taken()
         with self._lanes_lock:
             self._lanes = tuple(lane for lane in self._lanes if lane.stream is not stream)
 

@@ -128,7 +128,7 @@ class AppendStream:
             batch.validate(full=True)
         except pa.ArrowInvalid as error:
             raise InvalidDataError(f"the batch is not valid Arrow data: {error}") from error
-        if producer is not None and producer != self._producer.name:
+        if producer != self._producer.name:
             self._take_over(producer)
         # Not nbytes, which walks every buffer and costs more than all the rest of this.
         size = batch.get_total_buffer_size()
@@ -145,9 +145,10 @@ class AppendStream:
                 self._changed.notify_all()
         self._wake.set()
 
-    def _take_over(self, name: str) -> None:
-        if self._read:
-            raise SequenceError("a stream carries the batches of one producer only")
+    def _take_over(self, name: str | None) -> None:
+        if self._read or name is None:
+            # A batch without a number would take that of the next one, which would pass for resent.
+            raise SequenceError("a stream carries the batches of one producer, or of none")
         self._producer = self._table.get(name)
         with self._table.lock:
             before, self._producer.stream = self._producer.stream, self
@@ -219,14 +220,14 @@ class AppendStream:
         """
         with self._changed:
             while True:
-                if self._error is not None:
-                    raise self._error
                 durable = min(self._producer.durable, self._read)
                 if durable > self._acked or any(self._counts):
                     self._acked = durable
                     ack = Ack(self._producer.durable, *self._counts)
                     self._counts = [0, 0, 0]
                     return ack
+                if self._error is not None:  # after the acks: what is durable stays so
+                    raise self._error
                 if self._ended and durable >= self._read:
                     return None
                 self._changed.wait()

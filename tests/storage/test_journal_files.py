@@ -3,7 +3,7 @@
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -247,7 +247,7 @@ class TestFlippedBits:
     """One bit of a copy of the journal is another than it was."""
 
     @pytest.fixture
-    def trials(self, journal: Path) -> Iterator[Callable[[Path], Path]]:
+    def trials(self, journal: Path) -> Callable[[Path], Path]:
         """Copies of the journal, one at a time."""
         trial = journal.parent / "trial"
 

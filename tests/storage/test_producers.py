@@ -1,0 +1,157 @@
+"""Producers number their batches; every number is taken once, whatever happens to the wire."""
+
+import threading
+
+import pyarrow as pa
+import pytest
+
+from storage.errors import SequenceError, StoreClosedError
+from storage.producers import Ack, AppendStream
+from storage.schemas import TICKS
+from storage.store import Store
+from tests.storage.conftest import NOON, Lab, send, stored, ticks
+
+
+def tick(sequence: int) -> pa.RecordBatch:
+    return ticks(1, sequence=[sequence], ts_event=[NOON + sequence])
+
+
+def sequences(store: Store) -> list[int]:
+    return [row["sequence"] for row in stored(store)]
+
+
+def opened(store: Store) -> AppendStream:
+    return store.open_stream("ticks", TICKS.schema)
+
+
+class TestNumbers:
+    def test_a_resent_batch_is_acknowledged_and_not_taken_again(self, store: Store) -> None:
+        assert send(store, tick(1), tick(2), producer="p") == Ack(2, 2, 0, 0)
+        # Other rows under a number that was taken: the number decides, not the rows.
+        assert send(store, tick(8), tick(9), tick(3), producer="p") == Ack(3, 1, 0, 0)
+        assert sequences(store) == [1, 2, 3]
+
+    @pytest.mark.parametrize("seq", [0, -1, 2, 3])
+    def test_a_number_that_does_not_follow_is_refused(self, store: Store, seq: int) -> None:
+        with pytest.raises(SequenceError, match="where 1 comes next") as caught:
+            send(store, tick(1), producer="p", first=seq)
+        assert caught.value.expected == 1
+        assert sequences(store) == []
+
+    def test_what_came_before_a_jump_is_kept(self, store: Store) -> None:
+        stream = opened(store)
+        stream.push(tick(1), "p", 1)
+        with pytest.raises(SequenceError):
+            stream.push(tick(3), "p", 3)
+        stream.end()
+        assert stream.next_ack() == Ack(1, 1, 0, 0)
+        assert stream.next_ack() is None
+
+    def test_numbers_go_on_after_a_restart(self, lab: Lab) -> None:
+        store = lab.open()
+        send(store, tick(1), tick(2), producer="p")
+        store = lab.reopen(store)
+        assert store.producers.durable("p") == 2
+        assert send(store, tick(2), tick(3), producer="p", first=2) == Ack(3, 1, 0, 0)
+        assert sequences(store) == [1, 2, 3]
+
+    def test_batches_without_numbers_are_taken_each_time(self, store: Store) -> None:
+        assert send(store, tick(1), tick(2)).rows == 2
+        assert send(store, tick(3)).rows == 1
+        assert store.producers.durable("p") == 0
+
+    def test_repeats_by_identity_are_counted_and_left_out(self, store: Store) -> None:
+        send(store, tick(1), producer="p")
+        assert send(store, ticks(2), producer="q") == Ack(1, 1, 0, 1)
+        assert send(store, ticks(2, kind=1), producer="q", first=2) == Ack(2, 2, 0, 0)
+
+    def test_a_stream_does_not_change_its_producer(self, store: Store) -> None:
+        stream = opened(store)
+        stream.push(tick(1), "p", 1)
+        with pytest.raises(SequenceError, match="one producer, or of none"):
+            stream.push(tick(2), "q", 1)
+
+    def test_a_batch_without_a_number_does_not_take_that_of_the_next(self, store: Store) -> None:
+        stream = opened(store)
+        stream.push(tick(1), "p", 1)
+        with pytest.raises(SequenceError, match="one producer, or of none"):
+            stream.push(tick(2))
+        assert send(store, tick(3), producer="p", first=2) == Ack(2, 1, 0, 0)
+
+    def test_a_number_does_not_follow_batches_without(self, store: Store) -> None:
+        stream = opened(store)
+        stream.push(tick(1))
+        with pytest.raises(SequenceError, match="one producer, or of none"):
+            stream.push(tick(2), "p", 1)
+
+
+class TestTakeOver:
+    def test_a_newer_stream_ends_the_older_one(self, store: Store) -> None:
+        older, newer = opened(store), opened(store)
+        older.push(tick(1), "p", 1)
+        newer.push(tick(2), "p", 2)
+        with pytest.raises(SequenceError, match="has taken over"):
+            older.push(tick(3), "p", 3)
+        newer.push(tick(3), "p", 3)
+        newer.end()
+        while newer.next_ack():
+            pass
+        assert sequences(store) == [1, 2, 3]
+        assert store.producers.durable("p") == 3
+
+    def test_a_newer_stream_hears_of_what_the_older_one_sent(self, store: Store) -> None:
+        older, newer = opened(store), opened(store)
+        older.push(tick(1), "p", 1)
+        newer.push(tick(1), "p", 1)
+        newer.end()
+        ack = newer.next_ack()
+        assert ack is not None
+        assert ack.seq == 1
+        assert newer.next_ack() is None
+
+    def test_many_streams_of_one_producer_at_once_take_every_batch_once(self, store: Store) -> None:
+        def write() -> None:
+            """Send all there is, as a producer does that has heard of nothing yet."""
+            try:
+                send(store, *(tick(sequence) for sequence in range(1, 60)), producer="p")
+            except SequenceError:
+                refused.append(None)
+
+        refused: list[None] = []
+        writers = [threading.Thread(target=write) for _ in range(8)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        send(store, *(tick(sequence) for sequence in range(1, 60)), producer="p")
+        assert sequences(store) == list(range(1, 60))
+        assert len(refused) < 8
+
+
+class TestClosing:
+    def test_closing_makes_everything_durable_and_acknowledges_it(self, lab: Lab) -> None:
+        store = lab.open()
+        stream = opened(store)
+        for sequence in range(1, 101):
+            stream.push(tick(sequence), "p", sequence)
+        lab.close(store)
+        total = 0
+        with pytest.raises(StoreClosedError):
+            while ack := stream.next_ack():
+                total += ack.rows
+        assert total == 100
+        assert sequences(lab.open()) == list(range(1, 101))
+
+    def test_nothing_more_is_taken_after_closing(self, lab: Lab) -> None:
+        store = lab.open()
+        stream = opened(store)
+        lab.close(store)
+        with pytest.raises(StoreClosedError):
+            stream.push(tick(1), "p", 1)
+        with pytest.raises(StoreClosedError):
+            opened(store)
+
+    def test_a_batch_without_rows_moves_the_mark(self, lab: Lab) -> None:
+        store = lab.open()
+        assert send(store, ticks(0), ticks(0), producer="p").seq == 2
+        assert lab.reopen(store).producers.durable("p") == 2
