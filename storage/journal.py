@@ -7,10 +7,12 @@ Disks stall for a second now and then; readers never notice, producers only wait
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+
+import pyarrow as pa
 
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
@@ -174,29 +176,24 @@ class Journal:
     def _records(
         self, parts: Iterable[Appended]
     ) -> tuple[list[Record], dict[tuple[str, str], int]]:
-        """Return one record a dataset, and how many strings of each column they introduce."""
+        """Return the records of some rows, and how many strings of each column they introduce.
+
+        A dataset has one record, but for one more where its rows go on in the next chunk: joining
+        the two would copy both.
+        """
         spans: dict[str, list[Appended]] = {}
         for part in parts:
             spans.setdefault(part.store.dataset.name, []).append(part)
-        records, introduced = [], dict(self._introduced)
+        records: list[Record] = []
+        introduced = dict(self._introduced)
         for name, adjacent in spans.items():
-            start, stop = adjacent[0].start, adjacent[-1].stop
-            store = adjacent[0].store
-            bodies = [batch.serialize() for batch in store.journal_batches(start, stop)]
-            marks = {
-                mark.stream.producer_name: mark.seq for part in adjacent for mark in part.marks
-            }
-            records.append(
-                Record(
-                    dataset=name,
-                    position=start,
-                    rows=stop - start,
-                    arrival=adjacent[-1].arrival,
-                    marks={producer: seq for producer, seq in marks.items() if producer},
-                    strings=_new_strings(store, introduced),
-                    body=bodies[0] if len(bodies) == 1 else b"".join(bodies),
-                )
-            )
+            store, position = adjacent[0].store, adjacent[0].start
+            strings = _new_strings(store, introduced)
+            for rows, body in _bodies(store, position, adjacent[-1].stop):
+                arrival = adjacent[-1].arrival
+                records.append(Record(name, position, rows, arrival, {}, strings, body))
+                position, strings = position + rows, {}
+            records[-1] = replace(records[-1], marks=_durable_marks(adjacent))
         return records, introduced
 
     def _when_there_is_room(self, write: Callable[[], None]) -> None:
@@ -275,6 +272,24 @@ class Journal:
         log = writer.path.with_name(writer.path.name + "-wal")
         if self._disk.size(log) > CHECKPOINT_BYTES:
             checkpoint(writer.path)
+
+
+def _bodies(
+    store: ColumnarStore | BatchedStore, start: int, stop: int
+) -> Iterator[tuple[int, pa.Buffer | bytes]]:
+    """Yield Arrow IPC of the rows ``[start, stop)`` and how many rows it has; at least once."""
+    batches = list(store.journal_batches(start, stop))
+    if isinstance(store, BatchedStore) and len(batches) > 1:
+        batches = [pa.concat_batches(batches)]
+    if not batches:
+        yield 0, b""
+    for batch in batches:
+        yield batch.num_rows, batch.serialize()
+
+
+def _durable_marks(parts: Iterable[Appended]) -> dict[str, int]:
+    marks = {mark.stream.producer_name: mark.seq for part in parts for mark in part.marks}
+    return {producer: seq for producer, seq in marks.items() if producer is not None}
 
 
 def _new_strings(
