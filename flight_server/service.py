@@ -13,6 +13,7 @@ from flight_server.actions import Actions
 from flight_server.auth import Authenticator
 from flight_server.errors import AddressError
 from flight_server.files import FileRegistry
+from flight_server.health import Health
 from flight_server.keys import KeyStore
 from flight_server.reads import Reads
 from flight_server.server import FlightRpcServer, Rooms
@@ -75,6 +76,7 @@ class FlightService:
         self._on_failure = on_failure
         self._slots = StreamSlots()
         self._store: Store | None = None
+        self._health: Health | None = None
         self._server: FlightRpcServer | None = None
 
     def start(self) -> None:
@@ -110,6 +112,8 @@ class FlightService:
         )
         self._store = store
         self._server = _listen(config.location, rooms)
+        self._health = board.health
+        self._health.start()
         _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)
 
     @property
@@ -129,6 +133,8 @@ class FlightService:
         ended = self._slots.drain(drain_seconds)
         if not ended:
             _LOG.warning("streams cut off", streams=self._slots.taken)
+        if self._health is not None:
+            self._health.stop()
         if self._store is not None:
             self._store.close()
         if self._server is not None:

@@ -1,32 +1,55 @@
-"""How the service is doing, as the ``status`` action tells it."""
+"""How the service is doing, as the ``status`` action tells it.
 
+Services are the server itself (``flight``), the parts of it that can be in trouble (``journal``,
+``memory``, ``clock``), and whatever tells of itself in ``service_events``: the sources, and roles
+their supervisor had to restart. States:
+
+running       all is well
+degraded      it works, and ``detail`` says what is wrong; ``since`` is when that began
+restarting    it ended by itself and is being started again
+failed        no retry mends it: somebody has to look
+disconnected  it says it runs, but has no stream open: cut off, or dead
+stopped       it ended because it should
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import pyarrow as pa
-
 from flight_server.auth import Authenticator
+from flight_server.events import RUNNING, Failure, Told, tellings
+from flight_server.health import Health, Trouble, Vitals
 from flight_server.streams import StreamSlots
 from flight_server.writes import Writes
 from storage.ports import Clock
-from storage.schemas import SERVICE_EVENTS
-from storage.selection import Selection
 from storage.store import Store
 
-EVENTS_READ: Final = 1_000
-"""Newest service events that states are read from: a service that is silent longer is gone."""
 OWN_PREFIX: Final = "tickflightd:"
 """Keys of the service's own processes are made for this and the name of the process."""
+DEGRADED: Final = "degraded"
+FLIGHT: Final = "flight"
+_MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """State of one part of the service; ``since`` in µs."""
+    """State of one part of the service.
+
+    Attributes:
+        name: Which part.
+        state: See the module.
+        since: Since when it is in that state, µs.
+        detail: A sentence for people; may be empty.
+        restarts: How often it was restarted in the last day.
+        last_error: The newest error of the last day, whatever became of it.
+    """
 
     name: str
     state: str
     since: int
     detail: str
+    restarts: int = 0
+    last_error: Failure | None = None
 
 
 class StatusBoard:
@@ -46,7 +69,7 @@ class StatusBoard:
         self._slots = slots
         self._authenticator = authenticator
         self._version = version
-        self._started = clock.now()
+        self.health = Health(clock, self._vitals)
 
     def report(self) -> dict[str, Any]:
         """Return the answer of the ``status`` action."""
@@ -55,7 +78,8 @@ class StatusBoard:
         return {
             "version": self._version,
             "epoch": self._store.epoch,
-            "services": [asdict(service) for service in (self._flight(), *self._writers())],
+            "started": self.health.started,
+            "services": [asdict(service) for service in self._services()],
             "datasets": {name: asdict(size) for name, size in datasets.items() if size.rows},
             "memory": {"used": self._store.nbytes, "limit": self._store.memory_limit},
             "journal": {
@@ -67,33 +91,72 @@ class StatusBoard:
             "refused_credentials": sum(self._authenticator.refused().values()),
         }
 
-    def _flight(self) -> ServiceStatus:
+    def _vitals(self) -> Vitals:
         journal = self._store.journal_status
-        if journal.degraded is not None:
-            since = journal.degraded_since or self._started
-            return ServiceStatus("flight", "degraded", since, journal.degraded)
-        if self._store.nbytes > self._store.memory_limit:
-            detail = "memory is over its limit: producers are held back"
-            return ServiceStatus("flight", "degraded", self._started, detail)
-        detail = f"{self._store.recovered_rows} rows recovered at start"
-        return ServiceStatus("flight", "running", self._started, detail)
+        return Vitals(
+            used=self._store.nbytes,
+            limit=self._store.memory_limit,
+            arrival=self._store.arrival,
+            commits=journal.commits,
+            waiting_rows=journal.waiting_rows,
+            commit_seconds=list(journal.commit_seconds),
+            broken=journal.degraded,
+            broken_since=journal.degraded_since,
+            writing=frozenset(self._writes.writing()),
+        )
 
-    def _writers(self) -> list[ServiceStatus]:
-        writing = self._writes.writing()
-        answer = self._store.snapshot().latest(SERVICE_EVENTS.name, Selection(), EVENTS_READ)
-        newest: dict[str, ServiceStatus] = {}
-        for row in pa.Table.from_batches(answer.batches).to_pylist():
-            since = int(row["ts_event"].timestamp() * 1e6)
-            detail = row["detail"] or ""
-            newest[row["service"]] = ServiceStatus(row["service"], row["event"], since, detail)
-        return [_seen(service, writing) for service in newest.values()]
+    def _services(self) -> list[ServiceStatus]:
+        troubles = self.health.look()
+        told = tellings(self._store.snapshot())
+        parts = {"journal": self._journal(), "memory": self._memory(), "clock": ""}
+        return [
+            self._flight(troubles, told.pop(FLIGHT, None)),
+            *(self._part(name, troubles.get(name), well) for name, well in parts.items()),
+            *(self._teller(name, one) for name, one in told.items()),
+        ]
+
+    def _flight(self, troubles: Mapping[str, Trouble], told: Told | None) -> ServiceStatus:
+        restarts, error = (told.restarts, told.last_error) if told else (0, None)
+        if troubles:
+            state, since = DEGRADED, min(trouble.since for trouble in troubles.values())
+            detail = f"trouble with {' and '.join(sorted(troubles))}"
+        else:
+            state, since = RUNNING, self.health.started
+            detail = f"{self._store.recovered_rows:,} rows recovered at start"
+        if restarts:
+            detail += f"; {_history(restarts, error)}"
+        return ServiceStatus(FLIGHT, state, since, detail, restarts, error)
+
+    def _part(self, name: str, trouble: Trouble | None, well: str) -> ServiceStatus:
+        if trouble is not None:
+            return ServiceStatus(name, DEGRADED, trouble.since, trouble.detail)
+        return ServiceStatus(name, RUNNING, self.health.well_since(name), well)
+
+    def _journal(self) -> str:
+        journal = self._store.journal_status
+        milliseconds = _percentiles(list(journal.commit_seconds))
+        took = f", commits take {milliseconds['p50']:.1f} ms" if milliseconds else ""
+        return f"{journal.waiting_rows:,} rows waiting{took}"
+
+    def _memory(self) -> str:
+        used, limit = self._store.nbytes / _MIB, self._store.memory_limit / _MIB
+        return f"{used:,.0f} of {limit:,.0f} MiB"
+
+    def _teller(self, name: str, told: Told) -> ServiceStatus:
+        state, since, detail = told.state, told.since, told.detail
+        silent = self.health.silent_since(f"{OWN_PREFIX}{name}")
+        if state == RUNNING and silent is not None:
+            # It may have come after this server did, and left before the first look.
+            state, since, detail = "disconnected", max(silent, since), "it has no stream open"
+        elif told.restarts and state == RUNNING:
+            detail = _history(told.restarts, told.last_error)
+        return ServiceStatus(name, state, since, detail, told.restarts, told.last_error)
 
 
-def _seen(service: ServiceStatus, writing: set[str]) -> ServiceStatus:
-    """A service that says it runs but has no stream open is cut off, or dead."""
-    if service.state != "running" or f"{OWN_PREFIX}{service.name}" in writing:
-        return service
-    return ServiceStatus(service.name, "disconnected", service.since, "it has no stream open")
+def _history(restarts: int, error: Failure | None) -> str:
+    times = "once" if restarts == 1 else f"{restarts} times"
+    why = f", last because: {error.text}" if error else ""
+    return f"restarted {times} in the last day{why}"
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ The life of one role:
 import asyncio
 import os
 import random
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,12 +50,42 @@ class Backoff:
         return random.uniform(longest / 2, longest)  # noqa: S311 - no secret depends on it
 
 
+@dataclass(frozen=True, slots=True)
+class RoleEnd:
+    """A role that ended by itself and is started again.
+
+    Attributes:
+        role: Its name.
+        code: Its exit code, negative for a signal.
+        wait_seconds: How long it is until it is started again.
+    """
+
+    role: str
+    code: int
+    wait_seconds: float
+
+    @property
+    def detail(self) -> str:
+        """What happened, in words."""
+        if self.code < 0:
+            return f"its process was killed by {_signal(-self.code)}"
+        return f"its process ended with exit code {self.code}"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class Supervisor:
     """Runs roles until it is told to stop.
 
     Args:
         roles: In the order to start them; each starts when the one before is ready.
         on_ready: Called once, when every role is ready for the first time.
+        on_end: Called whenever a role has ended by itself and will be started again.
         backoff: How fast crashed roles come back.
     """
 
@@ -63,10 +94,12 @@ class Supervisor:
         roles: Sequence[Role],
         *,
         on_ready: Callable[[], None],
+        on_end: Callable[[RoleEnd], None] = lambda _: None,
         backoff: Backoff | None = None,
     ) -> None:
         self._roles = tuple(roles)
         self._on_ready = on_ready
+        self._on_end = on_end
         self._backoff = backoff or Backoff()
         self._stop = asyncio.Event()
         # The mutable state: the run of each role that has one at the moment.
@@ -141,6 +174,7 @@ class Supervisor:
                 _give_up(role, code, crashes)
             wait = self._backoff.seconds(crashes)
             _log.error("role ended, restarting", child=role.name, code=code, wait=round(wait, 2))
+            self._on_end(RoleEnd(role.name, code, wait))
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._stop.wait()

@@ -14,6 +14,7 @@ from flight_server.keys import Scope
 from storage.ports import SystemClock
 from tickflightd import directory, logs, machine
 from tickflightd.access import OWN_EXTENSION_SECONDS, READING, OwnKeys, key_store
+from tickflightd.diary import Diary
 from tickflightd.directory import LocalAccess
 from tickflightd.errors import AddressInUseError, RoleFailedError
 from tickflightd.processes import role_command
@@ -94,13 +95,18 @@ class _Service:
         self._forced = False
 
     async def run(self) -> None:
-        self._supervisor = supervisor = Supervisor(self._roles(), on_ready=self._announce)
+        key = self._keys.mint("supervisor", (Scope.WRITE,)).key
+        diary = Diary(self._uri, key, SystemClock())
+        self._supervisor = supervisor = Supervisor(
+            self._roles(), on_ready=self._announce, on_end=diary.note
+        )
         self._obey_signals(supervisor)
         renewal = asyncio.create_task(self._renew_keys())
         try:
             await supervisor.run()
         finally:
             renewal.cancel()
+            diary.close()
         if self._forced:
             raise RoleFailedError("stopped by force: what was not acknowledged may be sent again")
 

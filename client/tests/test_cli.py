@@ -93,6 +93,31 @@ class TestOtherCommands:
         assert cli.main(["status", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["datasets"]["ticks"]["rows"] == 40
 
+    def test_status_of_a_service_in_trouble_fails_and_says_the_whole_of_it(
+        self,
+        shell: FakeServer,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "70")
+        trouble = "no commit for 12 s while 3,120 rows wait: the disk does not answer"
+        since = 1_795_256_025_545_838
+        shell.services.append(
+            {"name": "journal", "state": "degraded", "since": since, "detail": trouble}
+        )
+        assert cli.main(["status"]) == 1
+        text = capsys.readouterr().out
+        assert "2026-11-21 10:13:45Z" in text
+        assert text.splitlines()[-1] == f"journal is degraded: {trouble}"
+        assert cli.main(["status", "--json"]) == 1
+
+    def test_status_of_a_source_that_has_ended_as_it_should_is_no_trouble(
+        self, shell: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shell.services.append({"name": "ingest.demo", "state": "stopped", "since": 0, "detail": ""})
+        assert cli.main(["status"]) == 0
+        assert "ingest.demo" in capsys.readouterr().out
+
     def test_symbols_are_listed_by_dataset(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["symbols", "--format", "json"]) == 0
         lines = capsys.readouterr().out.splitlines()

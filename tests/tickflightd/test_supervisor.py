@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tickflightd.errors import ConfigurationError, RoleFailedError
 from tickflightd.roles import Role, RoleProcess
-from tickflightd.supervisor import START_ATTEMPTS_MAX, Backoff, Supervisor
+from tickflightd.supervisor import START_ATTEMPTS_MAX, Backoff, RoleEnd, Supervisor
 
 FAST = Backoff(first_seconds=0.01, longest_seconds=0.05)
 PATIENCE_SECONDS = 30.0
@@ -164,6 +165,35 @@ def test_what_a_role_prints_never_blocks_it(tmp_path: Path) -> None:
         supervisor.stop()
 
     run(supervised([chatty], wait))
+
+
+def test_whoever_listens_hears_of_a_crash_and_not_of_a_stop(tmp_path: Path) -> None:
+    ends: list[RoleEnd] = []
+    heard = asyncio.Event()
+
+    async def crash() -> None:
+        def hear(end: RoleEnd) -> None:
+            ends.append(end)
+            heard.set()
+
+        ready = asyncio.Event()
+        steady = role("steady", OBEDIENT, str(tmp_path / "diary"), "steady")
+        supervisor = Supervisor([steady], on_ready=ready.set, on_end=hear, backoff=FAST)
+        running = asyncio.create_task(supervisor.run())
+        await ready.wait()
+        os.kill(pids(supervisor)["steady"], signal.SIGKILL)
+        await heard.wait()
+        supervisor.stop()
+        await running
+
+    run(crash())
+    (end,) = ends
+    assert (end.role, end.code, end.detail) == ("steady", -9, "its process was killed by SIGKILL")
+
+
+def test_an_end_is_told_in_words() -> None:
+    assert RoleEnd("flight", 1, 0.5).detail == "its process ended with exit code 1"
+    assert RoleEnd("flight", -99, 0.5).detail == "its process was killed by signal 99"
 
 
 def test_no_secret_is_in_the_repr_of_a_role() -> None:

@@ -1,6 +1,7 @@
 """The command ``tickflight``: a look at the market from a shell.
 
-Exit codes: 0 done, 1 the server could not or would not, 2 wrong usage or configuration.
+Exit codes: 0 done, 1 the server could not or would not, 2 wrong usage or configuration. ``status``
+exits with 1 also when a part of the service is in trouble, so that a script can wait or warn.
 """
 
 import argparse
@@ -9,6 +10,8 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +21,7 @@ from tickflight.connection import Connection
 from tickflight.coverage import Coverage, CoverageState
 from tickflight.errors import ConfigurationError, TickflightError
 from tickflight.settings import read_env_file, resolve
-from tickflight.tables import Format, Heading, byte_size, csv_text, json_lines, table
+from tickflight.tables import Format, Heading, byte_size, csv_text, json_lines, printable, table
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -32,13 +35,21 @@ what stands on a command line can be read by every user of the machine and stays
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command prints, and its exit code."""
+
+    text: str
+    code: int = DONE
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         with _connect(options.uri) as client:
-            text = str(options.run(client, options))
-        print(text, flush=True)  # noqa: T201 - the answer
+            answer: Answer = options.run(client, options)
+        print(answer.text, flush=True)  # noqa: T201 - the answer
     except ConfigurationError as error:
         return _complain(error, MISUSED)
     except TickflightError as error:
@@ -48,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python must not complain when it flushes again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE
+    return answer.code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_format(symbols)
     symbols.set_defaults(run=_symbols)
 
-    status = commands.add_parser("status", help="how the server and its sources are")
+    status = commands.add_parser(
+        "status", help="how the server and its sources are; exits with 1 when one is in trouble"
+    )
     status.add_argument("--json", action="store_true", help="the server's whole answer")
     status.set_defaults(run=_status)
     return parser
@@ -103,15 +116,15 @@ def _connect(uri: str | None) -> Client:
     return Client(Connection(resolve(uri, None, environment)), timeout=DEFAULT_TIMEOUT_SECONDS)
 
 
-def _latest(client: Client, options: argparse.Namespace) -> str:
+def _latest(client: Client, options: argparse.Namespace) -> Answer:
     result = client.latest(options.symbols, dataset=options.dataset, limit=options.limit)
     text = _rows(result.schema.names, result.arrow().to_pylist(), options.format)
     if options.format is not Format.TABLE:
-        return text
-    return "\n".join(filter(None, (text, _completeness(result.coverage))))
+        return Answer(text)
+    return Answer("\n".join(filter(None, (text, _completeness(result.coverage)))))
 
 
-def _symbols(client: Client, options: argparse.Namespace) -> str:
+def _symbols(client: Client, options: argparse.Namespace) -> Answer:
     rows: list[dict[str, object]] = [
         {
             "dataset": one.dataset,
@@ -122,20 +135,31 @@ def _symbols(client: Client, options: argparse.Namespace) -> str:
         }
         for one in client.symbols(options.dataset)
     ]
-    return _rows(["dataset", "symbol", "rows", "first", "last"], rows, options.format)
+    return Answer(_rows(["dataset", "symbol", "rows", "first", "last"], rows, options.format))
 
 
-def _status(client: Client, options: argparse.Namespace) -> str:
+def _status(client: Client, options: argparse.Namespace) -> Answer:
     status = client.status()
+    code = FAILED if status.troubled else DONE
     if options.json:
-        return json.dumps(dict(status.raw), indent=2)
-    services = [(one.name, one.state, one.since, one.detail) for one in status.services]
+        return Answer(json.dumps(dict(status.raw), indent=2), code)
+    services = [
+        (one.name, one.state, _to_seconds(one.since), one.detail) for one in status.services
+    ]
     datasets = [(one.name, one.rows, byte_size(one.bytes)) for one in status.datasets]
     parts = [f"{client.uri}  version {status.version or 'unknown'}"]
     parts.append(_table(["service", "state", "since", "detail"], services))
     if datasets:
         parts.append(_table(["dataset", "rows", "size"], datasets))
-    return "\n\n".join(parts)
+    # Once more and whole: a table on a narrow screen cuts the sentence that matters.
+    troubles = [printable(f"{one.name} is {one.state}: {one.detail}") for one in status.troubled]
+    if troubles:
+        parts.append("\n".join(troubles))
+    return Answer("\n\n".join(parts), code)
+
+
+def _to_seconds(instant: datetime | None) -> str:
+    return "" if instant is None else f"{instant:%Y-%m-%d %H:%M:%SZ}"
 
 
 def _rows(names: list[str], rows: list[dict[str, object]], form: Format) -> str:

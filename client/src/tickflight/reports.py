@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tickflight.coverage import as_datetime
 from tickflight.errors import ServerError
@@ -43,6 +43,10 @@ class SymbolInfo:
             raise ServerError("the server's symbols can't be read: update tickflight") from None
 
 
+HEALTHY: Final = frozenset({"running", "stopped"})
+"""States that need nobody's attention; what newer servers add does, until it is known here."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """One part of the service: its state and since when (µs) it is in it."""
@@ -56,6 +60,11 @@ class ServiceStatus:
     def since(self) -> datetime | None:
         """Since when the state holds."""
         return None if self.since_us is None else as_datetime(self.since_us)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether this part is as it should be."""
+        return self.state in HEALTHY
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,11 @@ class Status:
     version: str
     epoch: int | None
     raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def troubled(self) -> tuple[ServiceStatus, ...]:
+        """The parts that are not as they should be."""
+        return tuple(one for one in self.services if not one.healthy)
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> Self:

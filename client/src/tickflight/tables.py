@@ -82,6 +82,11 @@ def byte_size(size: int | None) -> str:
     return f"{amount:.1f} TiB"
 
 
+def printable(text: str) -> str:
+    """Text without what would break a line or command a terminal: rows hold other people's text."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
 def _fitted(natural: list[int], least: list[int], firm: list[bool], width: int) -> list[int]:
     """Widths that fit, of as many columns as can; a ``firm`` one is whole or not there."""
     widths = list(natural)
@@ -118,7 +123,7 @@ def _is_numeric(column: Sequence[object]) -> bool:
 def _texts(column: Sequence[object]) -> list[str]:
     decimals = max((_decimals(one) for one in column if isinstance(one, float)), default=0)
     return [
-        f"{one:.{decimals}f}" if isinstance(one, float) else _printable(_plain(one))
+        f"{one:.{decimals}f}" if isinstance(one, float) else printable(_plain(one))
         for one in column
     ]
 
@@ -126,11 +131,6 @@ def _texts(column: Sequence[object]) -> list[str]:
 def _decimals(value: float) -> int:
     """Digits behind the point that this value needs."""
     return len(f"{value:.{_MAX_DECIMALS}f}".rstrip("0").partition(".")[2])
-
-
-def _printable(text: str) -> str:
-    """Without what would break a line or command a terminal: rows hold other people's text."""
-    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _plain(value: object) -> str:

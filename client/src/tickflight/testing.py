@@ -69,6 +69,8 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
         """DoPut streams opened so far."""
         self.coverage: dict[str, Any] = {"snapshot": "1", "symbols": {}}
         """What answers carry as coverage."""
+        self.services: list[dict[str, Any]] = []
+        """What ``status`` tells beside ``flight``."""
         self._schemas = dict(datasets)
         self._lock = threading.Lock()
         self._batches: list[tuple[Title, pa.RecordBatch]] = []
@@ -153,8 +155,9 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
         return iter([flight.Result(pa.py_buffer(body))])
 
     def _status(self, datasets: Sequence[str]) -> dict[str, Any]:
+        own = {"name": "flight", "state": "running", "since": 0, "detail": ""}
         return {
-            "services": [{"name": "flight", "state": "running", "since": 0, "detail": ""}],
+            "services": [own, *self.services],
             "datasets": {name: {"rows": len(self.rows(name)), "bytes": 0} for name in datasets},
             "epoch": 1,
             "version": "fake",
