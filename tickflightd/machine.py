@@ -39,18 +39,23 @@ def file_system(path: Path, mounts: str) -> str:
     return kind
 
 
+def file_system_of(directory: Path, mounts: str | None = None) -> str:
+    """Return the type of the file system a directory is on; empty where that can't be known."""
+    if mounts is None:
+        try:
+            mounts = _MOUNTS.read_text()
+        except OSError:  # not Linux: nothing to tell one from the other by
+            return ""
+    return file_system(directory.resolve(), mounts)
+
+
 def require_local_disk(directory: Path, mounts: str | None = None) -> None:
     """Refuse a directory whose file system lacks the shared memory SQLite's WAL mode needs.
 
     Raises:
         ConfigurationError: The directory is on 9p, NFS or CIFS.
     """
-    if mounts is None:
-        try:
-            mounts = _MOUNTS.read_text()
-        except OSError:  # not Linux: nothing to tell one from the other by
-            return
-    kind = file_system(directory.resolve(), mounts)
+    kind = file_system_of(directory, mounts)
     if kind in _REMOTE_FILE_SYSTEMS:
         raise ConfigurationError(
             f"TICKFLIGHT_DATA_DIR={directory} is on a {kind} file system, where SQLite can't keep a"

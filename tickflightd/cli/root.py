@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from tickflightd.cli.doctor import doctor
 from tickflightd.cli.imports import imports
 from tickflightd.cli.keys import keys
 from tickflightd.cli.shared import Command, Commands, load_settings
@@ -24,6 +25,7 @@ def main() -> None:
     """
 
 
+main.add_command(doctor)
 main.add_command(imports)
 main.add_command(keys)
 
