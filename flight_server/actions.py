@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar
 from pyarrow import flight
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flight_server.calls import Call
+from flight_server.door import Door
 from flight_server.errors import InvalidArgumentError, LimitError, NotFoundError
 from flight_server.files import FileRegistry
 from flight_server.identity import Identity, Scope
@@ -50,10 +52,11 @@ class CompleteFile(_Body):
 class Actions:
     """Carries out actions."""
 
-    def __init__(self, store: Store, files: FileRegistry, board: StatusBoard) -> None:
+    def __init__(self, store: Store, files: FileRegistry, board: StatusBoard, door: Door) -> None:
         self._store = store
         self._files = files
         self._board = board
+        self._door = door
         self._actions: Mapping[str, tuple[str, Callable[[bytes, Identity], dict[str, Any]]]] = {
             "status": ("How the service is doing.", self._status),
             "symbols": ("Which symbols have rows, and how far they reach.", self._symbols),
@@ -65,7 +68,7 @@ class Actions:
         """Return every action with a sentence about it."""
         return [flight.ActionType(name, text) for name, (text, _) in self._actions.items()]
 
-    def run(self, action: flight.Action, caller: Identity) -> bytes:
+    def run(self, action: flight.Action, call: Call) -> bytes:
         """Carry out an action; return its JSON.
 
         Raises:
@@ -76,13 +79,14 @@ class Actions:
         if known is None:
             names = ", ".join(self._actions)
             raise NotFoundError(f"there is no action {action.type[:40]!r}; there are {names}")
+        call.operation = action.type
         if action.body.size > BODY_BYTES_MAX:
             raise LimitError(f"the body is longer than {BODY_BYTES_MAX} bytes")
-        return json.dumps(known[1](action.body.to_pybytes(), caller)).encode()
+        return json.dumps(known[1](action.body.to_pybytes(), call.caller)).encode()
 
-    def _status(self, body: bytes, caller: Identity) -> dict[str, Any]:  # noqa: ARG002
+    def _status(self, body: bytes, caller: Identity) -> dict[str, Any]:
         _parse(Nothing, body)
-        return self._board.report()
+        return self._board.report() | self._door.report(caller)
 
     def _symbols(self, body: bytes, caller: Identity) -> dict[str, Any]:
         _parse(Nothing, body)

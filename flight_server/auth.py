@@ -12,6 +12,11 @@ The token a handshake hands out is the key itself: the server keeps no sessions,
 to expire, to cap or to lose in a restart. A handshake without any credential succeeds and yields
 nothing; the next call is refused.
 
+Most calls bring a key that was accepted a moment ago; they are let in at once. Any other credential
+is looked up when the handler asks who is calling (``call_of``): only there pyarrow tells the
+client's address, by which failures are counted and limited. Methods without such a handler are
+refused before they begin.
+
 A server needs both halves::
 
     authenticator = Authenticator(key_store)
@@ -22,47 +27,59 @@ A server needs both halves::
     )
 """
 
-import base64
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, final
+from typing import Final, Protocol, final
 
 import structlog
 from pyarrow import ArrowException, flight
 
-from flight_server.errors import CredentialError, Refusal, to_flight_error, traceback_of
+from flight_server.calls import Call, Calls
+from flight_server.credentials import Credential, Headers, credential_in, credential_of
+from flight_server.errors import (
+    BusyError,
+    CredentialError,
+    Refusal,
+    to_flight_error,
+    traceback_of,
+)
 from flight_server.keys import Identity, KeyStore
-from flight_server.tokens import KEY_PREFIX
+from flight_server.limits import FailedLogins, address_of
+from storage.ports import Clock, SystemClock
 
 MIDDLEWARE_KEY: Final = "auth"
 """The name under which handlers find the middleware of their call."""
-_MAX_CREDENTIAL_CHARS: Final = 512
-"""The longest model id and a key take 184 in base64; anything much longer is not a credential."""
 _LOG: Final = structlog.get_logger(__name__)
-
-Headers: TypeAlias = Mapping[str, Sequence[str | bytes]]
-"""As pyarrow hands them over: names in lower case, ``-bin`` values as bytes."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A key as it was presented, with the model id that came along in ``Basic``."""
-
-    key: str = field(repr=False)
-    model_id: str | None = None
+_UNKNOWN_ADDRESS: Final = "unknown"
+_KNOWS_ADDRESS: Final = frozenset(
+    {
+        flight.FlightMethod.LIST_FLIGHTS,
+        flight.FlightMethod.GET_FLIGHT_INFO,
+        flight.FlightMethod.DO_GET,
+        flight.FlightMethod.DO_PUT,
+        flight.FlightMethod.DO_ACTION,
+        flight.FlightMethod.LIST_ACTIONS,
+    }
+)
+"""Methods whose handlers ask who is calling; ``get_schema`` could only answer with a traceback."""
 
 
 @final
 class Authenticator:
-    """Checks credentials against the store; logs and counts the refused ones."""
+    """Checks credentials against the store; logs, counts and limits the refused ones."""
 
-    def __init__(self, keys: KeyStore) -> None:
+    def __init__(self, keys: KeyStore, clock: Clock | None = None) -> None:
         self._keys = keys
         self._refused: Counter[Refusal] = Counter()
         self._lock = threading.Lock()
+        self.failures = FailedLogins(clock or SystemClock())
+
+    def recognise(self, credential: Credential) -> Identity | None:
+        """Tell who presents this credential if it was accepted before; ``None`` says nothing."""
+        identity = self._keys.recognise(credential.key)
+        if identity is None or credential.model_id not in (None, identity.model_id):
+            return None
+        return identity
 
     def authenticate(self, credential: Credential) -> Identity:
         """Tell who presents this credential, or raise ``CredentialError``."""
@@ -71,7 +88,9 @@ class Authenticator:
             raise CredentialError(Refusal.WRONG_MODEL)
         return identity
 
-    def refuse(self, error: Exception) -> flight.FlightUnauthenticatedError:
+    def refuse(
+        self, error: Exception, address: str = _UNKNOWN_ADDRESS
+    ) -> flight.FlightUnauthenticatedError:
         """Log and count why a call is not let in; returns what the client gets to see.
 
         An error that is not about credentials refuses the call too: who can't be checked stays out.
@@ -79,10 +98,11 @@ class Authenticator:
         refusal = error.refusal if isinstance(error, CredentialError) else Refusal.UNCHECKED
         with self._lock:
             self._refused[refusal] += 1
+        within_limit = self.failures.note(address)
         if refusal is Refusal.UNCHECKED:
             _LOG.error("credentials can't be checked", exception=traceback_of(error))
-        else:
-            _LOG.warning("credential refused", refusal=refusal.value)
+        elif within_limit:  # beyond, whoever fails would also fill our log
+            _LOG.warning("credential refused", refusal=refusal.value, address=address)
         return to_flight_error(CredentialError(refusal))
 
     def refused(self) -> dict[Refusal, int]:
@@ -93,39 +113,106 @@ class Authenticator:
 
 @final
 class AuthMiddleware(flight.ServerMiddleware):  # type: ignore[misc]
-    """The caller of one RPC."""
+    """One RPC: who calls, and that it ends."""
 
-    def __init__(self, identity: Identity, answer: dict[str, str]) -> None:
-        self.identity = identity
-        self._answer = answer
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        calls: Calls,
+        method: flight.FlightMethod,
+        started: float,
+    ) -> None:
+        self._authenticator = authenticator
+        self._calls = calls
+        self._method = method
+        self._started = started
+        self._credential: Credential | Exception | None = None
+        self._answer: dict[str, str] = {}
+        self._call: Call | None = None
+
+    def present(self, credential: Credential | Exception) -> None:
+        """Let in who is known; keep other credentials, or what is wrong with them, for later.
+
+        Raises:
+            FlightError: This method has no later, and the credential is not accepted.
+        """
+        self._credential = credential
+        if isinstance(credential, Credential):
+            known = self._authenticator.recognise(credential)
+            if known is not None:
+                self._call = self._calls.admit(known, self._method, self._started)
+                self._answer_handshake(credential)
+                return
+        if self._method not in _KNOWS_ADDRESS:
+            self._admit(_UNKNOWN_ADDRESS)
+
+    def call(self, context: flight.ServerCallContext) -> Call:
+        """Return the call, whose key is checked by then.
+
+        Raises:
+            FlightError: The credential is not accepted, or its address may not try any more.
+        """
+        return self._call or self._admit(address_of(context.peer()))
+
+    def _admit(self, address: str) -> Call:
+        credential = self._credential
+        try:
+            if not isinstance(credential, Credential):
+                raise credential or CredentialError(Refusal.MISSING)
+            self._authenticator.failures.require_below_limit(address)
+            identity = self._authenticator.authenticate(credential)
+            self._call = self._calls.admit(identity, self._method, self._started)
+        except BusyError as error:
+            raise to_flight_error(error) from None
+        except Exception as error:  # noqa: BLE001 - any other would be sent with its traceback
+            raise self._authenticator.refuse(error, address) from None
+        self._answer_handshake(credential)
+        return self._call
+
+    def _answer_handshake(self, credential: Credential) -> None:
+        if self._method is flight.FlightMethod.HANDSHAKE:
+            self._answer = {"authorization": f"Bearer {credential.key}"}
 
     def sending_headers(self) -> dict[str, str]:
         """The bearer token in answer to a handshake; nothing otherwise."""
         return self._answer
 
+    def call_completed(self, exception: BaseException | None) -> None:  # noqa: ARG002
+        """Note the end, which pyarrow tells whatever became of the client."""
+        self._calls.leave(self._method, self._call)
+
 
 @final
 class AuthMiddlewareFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Lets an RPC through to its handler only with a valid key."""
+    """Lets an RPC through to its handler only with a valid key, and only while there is room."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, calls: Calls | None = None) -> None:
         self._authenticator = authenticator
+        self._calls = calls or Calls()
 
-    def start_call(self, info: flight.CallInfo, headers: Headers) -> AuthMiddleware | None:
-        """Authenticate one RPC; raises ``FlightUnauthenticatedError`` and nothing else."""
-        is_handshake = info.method is flight.FlightMethod.HANDSHAKE
+    def start_call(self, info: flight.CallInfo, headers: Headers) -> AuthMiddleware:
+        """Begin one RPC; raises ``FlightError`` and nothing else."""
         try:
-            credential = credential_of(headers)
-            if credential is None and is_handshake:
-                return None  # it travels in the payload, which HandshakeHandler reads
-            if credential is None:
-                raise CredentialError(Refusal.MISSING)
-            identity = self._authenticator.authenticate(credential)
-        # Whatever is no FlightError, pyarrow sends to the client with its traceback.
-        except Exception as error:  # noqa: BLE001
-            raise self._authenticator.refuse(error) from None
-        answer = {"authorization": f"Bearer {credential.key}"} if is_handshake else {}
-        return AuthMiddleware(identity, answer)
+            started = self._calls.enter(info.method)
+        except BusyError as error:
+            raise to_flight_error(error) from None
+        middleware = AuthMiddleware(self._authenticator, self._calls, info.method, started)
+        try:
+            credential = _presented(headers)
+            # A handshake without a header has its credential in the payload.
+            if credential is not None or info.method is not flight.FlightMethod.HANDSHAKE:
+                middleware.present(credential or CredentialError(Refusal.MISSING))
+        except Exception as error:  # noqa: BLE001 - any other would be sent with its traceback
+            middleware.call_completed(error)
+            raise to_flight_error(error) from None
+        return middleware
+
+
+def _presented(headers: Headers) -> Credential | CredentialError | None:
+    try:
+        return credential_of(headers)
+    except CredentialError as error:
+        return error
 
 
 class _Incoming(Protocol):
@@ -166,77 +253,18 @@ class HandshakeHandler(flight.ServerAuthHandler):  # type: ignore[misc]
         return ""
 
 
-def identity_of(context: flight.ServerCallContext) -> Identity:
-    """Tell who makes the call that ``context`` belongs to."""
+def call_of(context: flight.ServerCallContext) -> Call:
+    """Return the call that ``context`` belongs to.
+
+    Raises:
+        FlightError: Its credential is not accepted.
+    """
     middleware = context.get_middleware(MIDDLEWARE_KEY)
     if not isinstance(middleware, AuthMiddleware):
-        raise CredentialError(Refusal.MISSING)
-    return middleware.identity
+        raise to_flight_error(CredentialError(Refusal.MISSING))
+    return middleware.call(context)
 
 
-def credential_of(headers: Headers) -> Credential | None:
-    """Read the credential out of the headers of a call; ``None`` when there is none.
-
-    Raises:
-        CredentialError: There are several, or what is there is not one.
-    """
-    found = [
-        (name, value)
-        for name in ("authorization", "auth-token-bin")
-        for value in headers.get(name, ())
-        if value
-    ]
-    if not found:
-        return None
-    if len(found) > 1:
-        raise CredentialError(Refusal.AMBIGUOUS)
-    name, value = found[0]
-    text = _text(value)
-    if name == "auth-token-bin":
-        return Credential(text)
-    scheme, _, parameter = text.partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return Credential(parameter.strip(" "))
-        case "basic":
-            return _basic(parameter.strip(" "))
-        case _:
-            raise CredentialError(Refusal.MALFORMED)
-
-
-def credential_in(payload: bytes) -> Credential:
-    """Read the credential out of the payload of a classic handshake.
-
-    Raises:
-        CredentialError: It is neither a key nor a serialized ``BasicAuth``.
-    """
-    if len(payload) > _MAX_CREDENTIAL_CHARS:
-        raise CredentialError(Refusal.MALFORMED)
-    if payload.startswith(KEY_PREFIX.encode("ascii")):
-        return Credential(_text(payload))
-    try:
-        basic = flight.BasicAuth.deserialize(payload)
-    except (ArrowException, OSError) as error:
-        raise CredentialError(Refusal.MALFORMED) from error
-    return Credential(_text(basic.password), _text(basic.username))
-
-
-def _basic(parameter: str) -> Credential:
-    # Some clients leave out the padding.
-    digits = parameter.rstrip("=")
-    try:
-        decoded = _text(base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True))
-    except ValueError as error:
-        raise CredentialError(Refusal.MALFORMED) from error
-    # A model id may hold colons, a key never does.
-    model_id, _, key = decoded.rpartition(":")
-    return Credential(key, model_id)
-
-
-def _text(value: str | bytes) -> str:
-    if len(value) > _MAX_CREDENTIAL_CHARS:
-        raise CredentialError(Refusal.MALFORMED)
-    try:
-        return value if isinstance(value, str) else value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CredentialError(Refusal.MALFORMED) from error
+def identity_of(context: flight.ServerCallContext) -> Identity:
+    """Tell who makes the call that ``context`` belongs to; raises as ``call_of``."""
+    return call_of(context).caller

@@ -60,6 +60,20 @@ _MIGRATIONS: Final = (
         ) STRICT
         """,
     ),
+    (
+        "ALTER TABLE keys ADD COLUMN calls_per_second INTEGER",  # NULL: no limit
+        """
+        CREATE TABLE usage (
+            day TEXT NOT NULL,         -- UTC, as 2026-11-21
+            key_id TEXT NOT NULL,
+            model_id TEXT NOT NULL,
+            calls INTEGER NOT NULL,
+            rows INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            PRIMARY KEY (key_id, day)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
 )
 """Step n brings a database from ``user_version`` n to n + 1; steps are only ever appended."""
 

@@ -31,6 +31,8 @@ from storage import errors as storage_errors
 _LOG: Final = structlog.get_logger(__name__)
 _INCIDENT_BYTES: Final = 4
 """Enough to find one line in a log; short enough to be read out over the phone."""
+_TEXT_CHARS_MAX: Final = 1_000
+"""Errors travel in HTTP/2 trailers, which clients take 8 KB of, and repeat what was sent to us."""
 
 
 class FlightServiceError(Exception):
@@ -107,6 +109,14 @@ class BusyError(RequestError):
     code = "unavailable"
     flight_class = flight.FlightUnavailableError
 
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+    def details(self) -> dict[str, str | int]:
+        """See ``RequestError.details``."""
+        return {} if self.retry_after_ms is None else {"retry_after_ms": self.retry_after_ms}
+
 
 class InvalidArgumentError(RequestError):
     """A value can't be taken as it is; ``field`` names it."""
@@ -175,6 +185,23 @@ def to_flight_error(error: Exception) -> flight.FlightError:
             return _internal(error)
 
 
+def outcome_of(error: Exception) -> str:
+    """Return what the history says of a call that ended with ``error``."""
+    match error:
+        case ScopeError():
+            return "denied"
+        case RequestError():
+            return f"error:{error.code}"
+        case storage_errors.InvalidDataError():
+            return f"error:{InvalidArgumentError.code}"
+        case storage_errors.SequenceError():
+            return "error:sequence"
+        case storage_errors.StoreClosedError():
+            return f"error:{BusyError.code}"
+        case _:
+            return "error:internal"
+
+
 def traceback_of(error: Exception) -> str:
     """Format a traceback for the log without the values of local variables.
 
@@ -186,7 +213,14 @@ def traceback_of(error: Exception) -> str:
 def _answer(
     flight_class: type[flight.FlightError], message: str, **extra: str | int
 ) -> flight.FlightError:
-    return flight_class(message, json.dumps(extra).encode())
+    short = {
+        name: _cut(value) if isinstance(value, str) else value for name, value in extra.items()
+    }
+    return flight_class(_cut(message), json.dumps(short).encode())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT_CHARS_MAX else f"{text[:_TEXT_CHARS_MAX]}…"
 
 
 def _internal(error: Exception) -> flight.FlightError:

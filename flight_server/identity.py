@@ -10,6 +10,8 @@ from flight_server.errors import InvalidArgumentError, ScopeError
 from storage.schemas import SYMBOL_PATTERN
 
 MODEL_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
+CALLS_PER_SECOND_MAX: Final = 1_000_000
+"""More than a machine can serve: whoever means "no limit" gives none."""
 
 
 class Scope(StrEnum):
@@ -33,6 +35,7 @@ class Identity:
         scopes: What it may do.
         symbols: What it may read; ``None`` is everything.
         expires_at: Instant from which it is refused; ``None`` is never.
+        calls_per_second: How often it may call; ``None`` is as often as it likes.
     """
 
     key_id: str
@@ -40,6 +43,7 @@ class Identity:
     scopes: frozenset[Scope]
     symbols: frozenset[str] | None
     expires_at: int | None
+    calls_per_second: int | None = None
 
     def require(self, scope: Scope) -> None:
         """Raise ``ScopeError`` unless the key has ``scope``."""
@@ -83,3 +87,12 @@ def checked_symbols(symbols: Collection[str] | None) -> frozenset[str] | None:
             f"{bad[0]!r} is not a symbol: letters in capitals, digits and ._-", field="symbols"
         )
     return frozenset(symbols)
+
+
+def checked_rate(calls_per_second: int | None) -> int | None:
+    """Return the rate, or raise ``InvalidArgumentError``; ``None`` stays."""
+    if calls_per_second is not None and not 1 <= calls_per_second <= CALLS_PER_SECOND_MAX:
+        raise InvalidArgumentError(
+            f"a rate is 1 to {CALLS_PER_SECOND_MAX} calls a second", field="calls_per_second"
+        )
+    return calls_per_second

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self, final
+from typing import Final, Self, TypeAlias, final
 
 from flight_server import tokens
 from flight_server.control import ControlDatabase
@@ -29,6 +29,7 @@ from flight_server.identity import (
     Identity,
     Scope,
     checked_model_id,
+    checked_rate,
     checked_scopes,
     checked_symbols,
 )
@@ -47,7 +48,9 @@ _CACHED_KEYS: Final = 4_096
 _DIGEST_BYTES: Final = 32
 _LAST_INSTANT: Final = 2**63 - 1
 _NO_DIGEST: Final = bytes(_DIGEST_BYTES)
-_COLUMNS: Final = "id, model_id, scopes, symbols, created_at, expires_at, revoked_at"
+_COLUMNS: Final = (
+    "id, model_id, scopes, symbols, created_at, expires_at, revoked_at, calls_per_second"
+)
 
 
 @final
@@ -62,6 +65,7 @@ class KeyRecord:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    calls_per_second: int | None = None
 
 
 @final
@@ -108,6 +112,7 @@ class KeyStore:
         scopes: Collection[Scope],
         symbols: Collection[str] | None = None,
         expires_at: int | None = None,
+        calls_per_second: int | None = None,
     ) -> NewKey:
         """Make a key.
 
@@ -116,6 +121,7 @@ class KeyStore:
             scopes: What it may do; at least one.
             symbols: What it may read; ``None`` is everything.
             expires_at: Instant from which it is refused, in the future; ``None`` is never.
+            calls_per_second: How often it may call; ``None`` is as often as it likes.
 
         Raises:
             InvalidArgumentError: An argument is not as described; ``field`` names it.
@@ -128,6 +134,7 @@ class KeyStore:
             created_at=self._clock.now(),
             expires_at=self._checked_expiry(expires_at),
             revoked_at=None,
+            calls_per_second=checked_rate(calls_per_second),
         )
         with self._database.write() as connection:
             return self._insert(connection, record)
@@ -185,6 +192,20 @@ class KeyStore:
                 "DELETE FROM keys WHERE revoked_at < ?1 OR expires_at < ?1", (older_than,)
             ).rowcount
 
+    def recognise(self, token: str) -> Identity | None:
+        """Tell whose key this is if it was accepted before; ``None`` means: ask ``verify``."""
+        if len(token) != tokens.KEY_CHARS or not token.isascii():
+            return None
+        try:
+            if self._clock.monotonic() >= self._recheck_at:
+                self._drop_cache_if_changed()
+        except ControlStoreError:
+            return None
+        identity = self._cache.get(self._digest(token))
+        if identity is None or _has_expired(identity.expires_at, self._clock):
+            return None
+        return identity
+
     def verify(self, token: str) -> Identity:
         """Tell whose key this is.
 
@@ -203,7 +224,7 @@ class KeyStore:
             identity = self._cache.get(digest) or self._look_up(token, digest)
         except ControlStoreError as error:
             raise CredentialError(Refusal.UNCHECKED) from error
-        if identity.expires_at is not None and identity.expires_at <= self._clock.now():
+        if _has_expired(identity.expires_at, self._clock):
             raise CredentialError(Refusal.EXPIRED)
         return identity
 
@@ -250,7 +271,12 @@ class KeyStore:
 
     def _remember(self, digest: bytes, record: KeyRecord) -> Identity:
         identity = Identity(
-            record.id, record.model_id, record.scopes, record.symbols, record.expires_at
+            record.id,
+            record.model_id,
+            record.scopes,
+            record.symbols,
+            record.expires_at,
+            record.calls_per_second,
         )
         if len(self._cache) >= _CACHED_KEYS:
             del self._cache[next(iter(self._cache))]
@@ -260,7 +286,7 @@ class KeyStore:
     def _insert(self, connection: sqlite3.Connection, rights: KeyRecord) -> NewKey:
         key_id, token = tokens.mint()
         connection.execute(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)",
             (
                 key_id,
                 self._digest(token),
@@ -269,6 +295,7 @@ class KeyStore:
                 None if rights.symbols is None else json.dumps(sorted(rights.symbols)),
                 self._clock.now(),
                 rights.expires_at,
+                rights.calls_per_second,
             ),
         )
         return NewKey(key_id, token)
@@ -281,7 +308,7 @@ class KeyStore:
 
     def _fetch_live(self, connection: sqlite3.Connection, key_id: str) -> KeyRecord:
         record = _fetch(connection, key_id)
-        expired = record.expires_at is not None and record.expires_at <= self._clock.now()
+        expired = _has_expired(record.expires_at, self._clock)
         if expired or record.revoked_at is not None:
             state = "expired" if record.revoked_at is None else "revoked"
             raise InvalidArgumentError(f"key {key_id} is {state}: create a new one", field="id")
@@ -293,6 +320,10 @@ class KeyStore:
         return expires_at
 
 
+def _has_expired(expires_at: int | None, clock: Clock) -> bool:
+    return expires_at is not None and expires_at <= clock.now()
+
+
 def _fetch(connection: sqlite3.Connection, key_id: str) -> KeyRecord:
     query = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608
     # SQLite can't be asked for text that is not Unicode, which a terminal may well send.
@@ -302,8 +333,11 @@ def _fetch(connection: sqlite3.Connection, key_id: str) -> KeyRecord:
     return _record(row)
 
 
-def _record(row: tuple[str, str, str, str | None, int, int | None, int | None]) -> KeyRecord:
-    key_id, model_id, scopes, symbols, created_at, expires_at, revoked_at = row
+_Row: TypeAlias = tuple[str, str, str, str | None, int, int | None, int | None, int | None]
+
+
+def _record(row: _Row) -> KeyRecord:
+    key_id, model_id, scopes, symbols, created_at, expires_at, revoked_at, rate = row
     try:
         return KeyRecord(
             key_id,
@@ -313,6 +347,7 @@ def _record(row: tuple[str, str, str, str | None, int, int | None, int | None]) 
             created_at,
             expires_at,
             revoked_at,
+            rate,
         )
     except (ValueError, TypeError) as error:
         raise ControlStoreError(

@@ -1,24 +1,30 @@
 """DoGet and GetFlightInfo: tickets answered from one snapshot."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, assert_never
 
 import pyarrow as pa
 from pyarrow import flight
 
-from flight_server.errors import to_flight_error
+from flight_server.calls import CANCELLED, OK, Call, Calls
+from flight_server.errors import LimitError, outcome_of, to_flight_error
 from flight_server.identity import Identity, Scope
 from flight_server.instants import parse_instant
-from flight_server.streams import StreamSlots
-from flight_server.tickets import LatestTicket, RangeTicket, Ticket, ticket_bytes
-from storage.schemas import Dataset
+from flight_server.streams import Slot, StreamSlots
+from flight_server.tickets import LatestTicket, RangeTicket, Ticket, record_of, ticket_bytes
+from storage.schemas import DATASETS, Dataset
 from storage.selection import Selection
 from storage.snapshot import Answer, Snapshot, dataset_named
 from storage.store import Store
 
 UNKNOWN_COUNT: Final = -1
 """What Flight wants to hear where a count would cost more than it is worth."""
+LATEST_ANSWER_ROWS_MAX: Final = 2_000_000
+"""Rows of one ``latest``, all symbols together: it is put together in memory, about 200 MB."""
+VARIABLE_WIDTH_BYTES: Final = 32
+"""What a value without a fixed width counts for in ``bytes``: a label rather than a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +38,26 @@ class Reading:
 class Reads:
     """Answers tickets."""
 
-    def __init__(self, store: Store, slots: StreamSlots) -> None:
+    def __init__(self, store: Store, slots: StreamSlots, calls: Calls) -> None:
         self._store = store
         self._slots = slots
+        self._calls = calls
 
-    def stream(self, ticket: Ticket, caller: Identity) -> flight.FlightDataStream:
+    def stream(self, ticket: Ticket, call: Call) -> flight.FlightDataStream:
         """Answer a ticket.
 
         Raises:
             RequestError: The caller may not, or the ticket can't be answered.
             StorageError: Likewise.
         """
+        call.operation = ticket.op
         snapshot = self._store.snapshot()
         match ticket:
             case LatestTicket():
-                reading = _reading(ticket, caller, Scope.READ_REALTIME)
-                answer = snapshot.latest(reading.dataset.name, reading.selection, ticket.limit)
-                table = pa.Table.from_batches(answer.batches)
-                return flight.RecordBatchStream(
-                    table.replace_schema_metadata(answer.schema.metadata)
-                )
+                return self._latest(ticket, call, snapshot)
             case RangeTicket():
-                return self._range(ticket, _reading(ticket, caller, Scope.READ_HISTORY), snapshot)
+                call.ticket = record_of(ticket)
+                return self._range(ticket, call, snapshot)
             case _:
                 assert_never(ticket)
 
@@ -76,14 +80,33 @@ class Reads:
         names = Selection(columns=ticket.columns).columns_of(dataset)
         return pa.schema(dataset.wire_schema.field(name) for name in names)
 
-    def _range(
-        self, ticket: RangeTicket, reading: Reading, snapshot: Snapshot
+    def _latest(
+        self, ticket: LatestTicket, call: Call, snapshot: Snapshot
     ) -> flight.FlightDataStream:
+        reading = _reading(ticket, call.caller, Scope.READ_REALTIME)
+        _check_answer(snapshot, reading, ticket.limit)
+        answer = snapshot.latest(reading.dataset.name, reading.selection, ticket.limit)
+        table = pa.Table.from_batches(answer.batches)
+        size = table.num_rows * _row_bytes(reading.dataset.name, ticket.columns)
+        self._calls.hold(call, size)
+        call.sent(table.num_rows, size)
+        return flight.RecordBatchStream(table.replace_schema_metadata(answer.schema.metadata))
+
+    def _range(
+        self, ticket: RangeTicket, call: Call, snapshot: Snapshot
+    ) -> flight.FlightDataStream:
+        reading = _reading(ticket, call.caller, Scope.READ_HISTORY)
         start, end = _span(ticket, snapshot)
         answer = snapshot.range(reading.dataset.name, reading.selection, start, end, ticket.order)
         options = pa.ipc.IpcWriteOptions(compression=ticket.compression)
-        release = self._slots.take()
-        return flight.GeneratorStream(answer.schema, _blocks(answer, options, release))
+        slot = self._slots.take(call.caller.key_id)
+        # Not in the generator: of one that is never asked for a block, nothing runs.
+        call.release = slot.release
+        call.outcome = CANCELLED
+        row_bytes = _row_bytes(reading.dataset.name, ticket.columns)
+        return flight.GeneratorStream(
+            answer.schema, _blocks(answer, options, call, slot, row_bytes)
+        )
 
 
 def _reading(ticket: Ticket, caller: Identity, scope: Scope) -> Reading:
@@ -122,15 +145,52 @@ def _count(snapshot: Snapshot, reading: Reading, span: tuple[int, int]) -> int:
     return sum(extent.rows for extent in chosen) if whole and alone else UNKNOWN_COUNT
 
 
+def _check_answer(snapshot: Snapshot, reading: Reading, limit: int) -> None:
+    """Refuse an answer of too many rows before it is put together."""
+    symbols = reading.selection.symbols
+    if symbols is not None and len(symbols) * limit <= LATEST_ANSWER_ROWS_MAX:
+        return
+    extents = snapshot.symbols(reading.dataset.name)
+    rows = sum(
+        min(limit, extent.rows)
+        for symbol, extent in extents.items()
+        if symbols is None or symbol in symbols
+    )
+    if rows > LATEST_ANSWER_ROWS_MAX:
+        raise LimitError(
+            f"the answer would have {rows} rows, and latest gives at most {LATEST_ANSWER_ROWS_MAX}:"
+            " lower limit, name fewer symbols, or ask for a range, which is streamed"
+        )
+
+
+@lru_cache(maxsize=1_024)
+def _row_bytes(dataset: str, columns: tuple[str, ...] | None) -> int:
+    """Return what a row takes on its way: asking batches for their size costs more than they do."""
+    schema = DATASETS[dataset].wire_schema
+    names = schema.names if columns is None else columns
+    return sum(_width(schema.field(name).type) for name in names)
+
+
+def _width(kind: pa.DataType) -> int:
+    if pa.types.is_dictionary(kind):
+        kind = kind.index_type
+    try:
+        return max(1, int(kind.bit_width) // 8)
+    except ValueError:  # text and lists have no fixed width
+        return VARIABLE_WIDTH_BYTES
+
+
 def _blocks(
-    answer: Answer, options: pa.ipc.IpcWriteOptions, release: Callable[[], None]
+    answer: Answer, options: pa.ipc.IpcWriteOptions, call: Call, slot: Slot, row_bytes: int
 ) -> Iterator[flight.FlightDataStream]:
     """Yield blocks as streams of their own: the only way to send dictionaries with options."""
     try:
         for batch in answer.batches:
+            slot.moved()
+            call.sent(batch.num_rows, batch.num_rows * row_bytes)
             table = pa.Table.from_batches([batch]).replace_schema_metadata(answer.schema.metadata)
             yield flight.RecordBatchStream(table, options=options)
+        call.outcome = OK
     except Exception as error:  # noqa: BLE001 - what leaves here reaches the client as it is
+        call.outcome = outcome_of(error)
         raise to_flight_error(error) from None
-    finally:
-        release()

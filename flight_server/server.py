@@ -15,9 +15,10 @@ from flight_server.auth import (
     Authenticator,
     AuthMiddlewareFactory,
     HandshakeHandler,
-    identity_of,
+    call_of,
 )
-from flight_server.errors import to_flight_error
+from flight_server.calls import Call, Calls
+from flight_server.errors import NotFoundError, outcome_of, to_flight_error
 from flight_server.identity import Identity, Scope
 from flight_server.reads import Reads
 from flight_server.tickets import parse_descriptor, parse_ticket
@@ -39,16 +40,24 @@ class Rooms:
     writes: Writes
     actions: Actions
     authenticator: Authenticator
+    calls: Calls
 
 
 def _guarded(handler: Handler) -> Handler:
-    """Let only ``FlightError`` out: pyarrow sends any other with its traceback."""
+    """Find out who calls, and let only ``FlightError`` out.
+
+    pyarrow sends any other with its traceback.
+    """
 
     @wraps(handler)
-    def guarded(*args: object) -> object:
+    def guarded(
+        server: "FlightRpcServer", context: flight.ServerCallContext, *rest: object
+    ) -> object:
+        call = call_of(context)
         try:
-            return handler(*args)
+            return handler(server, call, *rest)
         except Exception as error:  # noqa: BLE001 - see above
+            call.outcome = outcome_of(error)
             raise to_flight_error(error) from None
 
     return cast("Handler", guarded)
@@ -67,34 +76,29 @@ class FlightRpcServer(flight.FlightServerBase):  # type: ignore[misc]
         super().__init__(
             location,
             auth_handler=HandshakeHandler(rooms.authenticator),
-            middleware={MIDDLEWARE_KEY: AuthMiddlewareFactory(rooms.authenticator)},
+            middleware={MIDDLEWARE_KEY: AuthMiddlewareFactory(rooms.authenticator, rooms.calls)},
         )
 
     @_guarded
-    def do_get(
-        self, context: flight.ServerCallContext, ticket: flight.Ticket
-    ) -> flight.FlightDataStream:
+    def do_get(self, call: Call, ticket: flight.Ticket) -> flight.FlightDataStream:
         """Answer a ticket."""
-        return self._rooms.reads.stream(parse_ticket(ticket.ticket), identity_of(context))
+        return self._rooms.reads.stream(parse_ticket(ticket.ticket), call)
 
     @_guarded
     def do_put(
         self,
-        context: flight.ServerCallContext,
+        call: Call,
         descriptor: flight.FlightDescriptor,
         reader: flight.MetadataRecordBatchReader,
         writer: flight.FlightMetadataWriter,
     ) -> None:
         """Append batches; acks come as they become durable."""
-        self._rooms.writes.put(descriptor, reader, writer, identity_of(context))
+        self._rooms.writes.put(descriptor, reader, writer, call)
 
     @_guarded
-    def get_flight_info(
-        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
-    ) -> flight.FlightInfo:
+    def get_flight_info(self, call: Call, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
         """Tell the schema of an answer and where to get it."""
-        ticket = parse_descriptor(descriptor)
-        return self._rooms.reads.info(ticket, identity_of(context), descriptor)
+        return self._rooms.reads.info(parse_descriptor(descriptor), call.caller, descriptor)
 
     def get_schema(
         self,
@@ -111,30 +115,26 @@ class FlightRpcServer(flight.FlightServerBase):  # type: ignore[misc]
             schema = pa.schema([], metadata={ERROR_KEY: str(to_flight_error(error))})
         return flight.SchemaResult(schema)
 
-    def list_flights(
-        self,
-        context: flight.ServerCallContext,
-        criteria: bytes,  # noqa: ARG002
-    ) -> Iterator[flight.FlightInfo]:
+    @_guarded
+    def list_flights(self, call: Call, criteria: bytes) -> Iterator[flight.FlightInfo]:  # noqa: ARG002
         """List every dataset and symbol that the caller may read."""
-        return iter(self._listed(context))
+        return iter(self._listed(call.caller))
 
     @_guarded
-    def do_action(
-        self, context: flight.ServerCallContext, action: flight.Action
-    ) -> list[flight.Result]:
+    def do_action(self, call: Call, action: flight.Action) -> list[flight.Result]:
         """Carry out an action."""
-        return [flight.Result(self._rooms.actions.run(action, identity_of(context)))]
+        return [flight.Result(self._rooms.actions.run(action, call))]
 
     @_guarded
-    def list_actions(self, context: flight.ServerCallContext) -> list[flight.ActionType]:
+    def list_actions(self, call: Call) -> list[flight.ActionType]:  # noqa: ARG002
         """List the actions."""
-        identity_of(context)
         return self._rooms.actions.types()
 
-    @_guarded
-    def _listed(self, context: flight.ServerCallContext) -> list[flight.FlightInfo]:
-        caller = identity_of(context)
+    def do_exchange(self, *_: object) -> None:
+        """Refuse: pyarrow's own refusal comes with a traceback."""
+        raise to_flight_error(NotFoundError("there is no DoExchange; use DoGet and DoPut"))
+
+    def _listed(self, caller: Identity) -> list[flight.FlightInfo]:
         snapshot = self._rooms.store.snapshot()
         listed = []
         for name, dataset in DATASETS.items():

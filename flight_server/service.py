@@ -11,14 +11,24 @@ import structlog
 
 from flight_server.actions import Actions
 from flight_server.auth import Authenticator
+from flight_server.calls import Calls
+from flight_server.door import Door
 from flight_server.errors import AddressError
 from flight_server.files import FileRegistry
 from flight_server.health import Health
+from flight_server.history import QueryHistory
 from flight_server.keys import KeyStore
 from flight_server.reads import Reads
 from flight_server.server import FlightRpcServer, Rooms
 from flight_server.status import StatusBoard
-from flight_server.streams import StreamSlots
+from flight_server.streams import (
+    READ_STREAMS_MAX,
+    READ_STREAMS_PER_KEY_MAX,
+    WRITE_STREAMS_MAX,
+    WRITE_STREAMS_PER_KEY_MAX,
+    StreamSlots,
+)
+from flight_server.usage import UsageTable
 from flight_server.writes import Writes
 from storage.ports import Clock, Disk
 from storage.selection import SourcePolicy
@@ -74,7 +84,7 @@ class FlightService:
         self._clock = clock
         self._disk = disk
         self._on_failure = on_failure
-        self._slots = StreamSlots()
+        self._door: Door | None = None
         self._store: Store | None = None
         self._health: Health | None = None
         self._server: FlightRpcServer | None = None
@@ -100,17 +110,20 @@ class FlightService:
             disk=self._disk,
             on_failure=self._on_failure,
         )
-        authenticator = Authenticator(keys)
-        writes = Writes(store, self._slots)
-        board = StatusBoard(store, writes, self._slots, authenticator, clock, config.version)
+        door = self._open_door(keys, store)
+        writes = Writes(store, door.writers)
+        board = StatusBoard(store, writes, door.readers, door.authenticator, clock, config.version)
         rooms = Rooms(
             store=store,
-            reads=Reads(store, self._slots),
+            reads=Reads(store, door.readers, door.calls),
             writes=writes,
-            actions=Actions(store, files, board),
-            authenticator=authenticator,
+            actions=Actions(store, files, board, door),
+            authenticator=door.authenticator,
+            calls=door.calls,
         )
         self._store = store
+        self._door = door
+        door.history.start()
         self._server = _listen(config.location, rooms)
         self._health = board.health
         self._health.start()
@@ -130,9 +143,10 @@ class FlightService:
         What was acknowledged is safe whatever happens here. Calls that are still running
         afterwards end with the process.
         """
-        ended = self._slots.drain(drain_seconds)
-        if not ended:
-            _LOG.warning("streams cut off", streams=self._slots.taken)
+        if self._door is not None:
+            if not self._door.drain(drain_seconds):
+                _LOG.warning("streams cut off", streams=self._door.streams)
+            self._door.history.stop()
         if self._health is not None:
             self._health.stop()
         if self._store is not None:
@@ -141,6 +155,20 @@ class FlightService:
             closing = threading.Thread(target=self._server.shutdown, daemon=True)
             closing.start()
             closing.join(SHUTDOWN_SECONDS)
+
+    def _open_door(self, keys: KeyStore, store: Store) -> Door:
+        clock = self._clock
+        authenticator = Authenticator(keys, clock)
+        usage = UsageTable(self._config.data_directory)
+        history = QueryHistory(store, usage, authenticator.refused, clock)
+        return Door(
+            authenticator=authenticator,
+            calls=Calls(history.note, clock),
+            readers=StreamSlots(READ_STREAMS_MAX, READ_STREAMS_PER_KEY_MAX, clock),
+            writers=StreamSlots(WRITE_STREAMS_MAX, WRITE_STREAMS_PER_KEY_MAX, clock),
+            history=history,
+            clock=clock,
+        )
 
 
 def _listen(location: str, rooms: Rooms) -> FlightRpcServer:

@@ -1,58 +1,168 @@
-"""How many streams may run, and how all of them stop."""
+"""How many streams may run, which of them are stuck, and how all of them stop.
+
+A stream holds a thread for as long as its client takes, and pyarrow can't end one whose client
+takes nothing: it sits in gRPC's flow control. So a stream that has made no progress for a while may
+lose its *slot* to one that will; its thread ends when its client reads on, cancels or dies.
+"""
 
 import threading
-from collections.abc import Callable
-from typing import Final
+from collections import Counter
+from typing import Final, final
 
 from flight_server.errors import BusyError
+from storage.ports import Clock, SystemClock
 
-STREAMS_MAX: Final = 256
-"""Streams at once: each holds a thread for as long as its client takes."""
+READ_STREAMS_MAX: Final = 256
+"""Answers streaming at once: each holds a block of rows besides its thread."""
+READ_STREAMS_PER_KEY_MAX: Final = 128
+"""Of them for one key, so that no model alone keeps the others waiting."""
+WRITE_STREAMS_MAX: Final = 128
+"""Producers at once; apart from the readers, who must never keep data from coming in."""
+WRITE_STREAMS_PER_KEY_MAX: Final = 64
+"""Of them for one key."""
+STALL_SECONDS: Final = 60.0
+"""How long a stream may make no progress before its slot may go to another: far longer than a
+reader thinks about a block of rows, shorter than an operator waits."""
+CUT_SECONDS: Final = 0.1
+"""How long streams that were told to end get to do so."""
 
 
+@final
+class Slot:
+    """The right of one stream to run."""
+
+    __slots__ = ("_home", "key_id", "moved_at")
+
+    def __init__(self, home: "StreamSlots", key_id: str, now: float) -> None:
+        self._home = home
+        self.key_id = key_id
+        self.moved_at = now
+
+    def moved(self) -> None:
+        """Note progress.
+
+        Raises:
+            BusyError: The stream has lost its slot, or the server is shutting down: it must end.
+        """
+        self._home.note_progress(self)
+
+    def release(self) -> None:
+        """Give the slot back, once however often it is called."""
+        self._home.take_back(self)
+
+
+@final
 class StreamSlots:
-    """Admits streams up to a limit, and none while draining."""
+    """Admits streams of one kind up to a limit, and none while draining.
 
-    def __init__(self, limit: int = STREAMS_MAX) -> None:
+    Args:
+        limit: Streams at once.
+        per_key: Of them for one key.
+        clock: Where time comes from.
+    """
+
+    def __init__(
+        self,
+        limit: int = READ_STREAMS_MAX,
+        per_key: int = READ_STREAMS_PER_KEY_MAX,
+        clock: Clock | None = None,
+    ) -> None:
         self._limit = limit
+        self._per_key = per_key
+        self._clock = clock or SystemClock()
         self._changed = threading.Condition()
-        self._taken = 0
+        self._running: set[Slot] = set()
+        self._by_key: Counter[str] = Counter()
+        self._evicted: set[Slot] = set()
         self._draining = False
+        self._cut = False
 
     def __repr__(self) -> str:
         state = "draining" if self._draining else "open"
-        return f"<StreamSlots {state} {self._taken} of {self._limit}>"
+        return f"<StreamSlots {state} {self.taken} of {self._limit}>"
 
     @property
     def taken(self) -> int:
         """Streams running."""
-        return self._taken
+        return len(self._running)
 
-    def take(self) -> Callable[[], None]:
-        """Take a slot; returns what gives it back, once however often it is called.
+    @property
+    def stalled(self) -> int:
+        """Streams whose client has taken or sent nothing for ``STALL_SECONDS``."""
+        with self._changed:
+            return len(self._evicted) + len(self._stalled())
+
+    def take(self, key_id: str) -> Slot:
+        """Take a slot.
 
         Raises:
-            BusyError: All are taken, or the server is shutting down.
+            BusyError: All are taken and in use, or the server is shutting down.
         """
         with self._changed:
             if self._draining:
                 raise BusyError("the server is shutting down; retry in a moment")
-            if self._taken >= self._limit:
+            if self._by_key[key_id] >= self._per_key and not self._evict(key_id):
+                message = f"{self._per_key} streams of this key are running"
+                raise BusyError(f"{message}; close one or retry later")
+            if self.taken >= self._limit and not self._evict(None):
                 raise BusyError(f"{self._limit} streams are running; close one or retry later")
-            self._taken += 1
-        given_back = threading.Event()
+            slot = Slot(self, key_id, self._clock.monotonic())
+            self._running.add(slot)
+            self._by_key[key_id] += 1
+        return slot
 
-        def give_back() -> None:
-            with self._changed:
-                if not given_back.is_set():
-                    given_back.set()
-                    self._taken -= 1
-                    self._changed.notify_all()
+    def note_progress(self, slot: Slot) -> None:
+        """See ``Slot.moved``."""
+        if self._cut:
+            raise BusyError("the server is shutting down; ask again in a moment")
+        slot.moved_at = self._clock.monotonic()
+        if slot in self._evicted:
+            message = (
+                f"the stream stood still for {STALL_SECONDS:.0f} s and others needed its place"
+            )
+            raise BusyError(f"{message}; ask again from where you were")
 
-        return give_back
+    def take_back(self, slot: Slot) -> None:
+        """See ``Slot.release``."""
+        with self._changed:
+            self._evicted.discard(slot)
+            self._leave(slot)
+            self._changed.notify_all()
 
-    def drain(self, seconds: float) -> bool:
-        """Admit no more, wait for those that run; return whether all have ended."""
+    def refuse(self) -> None:
+        """Admit no more."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: self._taken == 0, seconds)
+
+    def drain(self, seconds: float) -> bool:
+        """Admit no more, wait for those that run, then cut them; return whether all have ended."""
+        self.refuse()
+        with self._changed:
+            if self._changed.wait_for(self._all_ended, seconds):
+                return True
+            self._cut = True
+            return self._changed.wait_for(self._all_ended, CUT_SECONDS)
+
+    def _all_ended(self) -> bool:
+        return not self._running
+
+    def _leave(self, slot: Slot) -> None:
+        if slot in self._running:
+            self._running.remove(slot)
+            self._by_key[slot.key_id] -= 1
+            if not self._by_key[slot.key_id]:
+                del self._by_key[slot.key_id]
+
+    def _stalled(self) -> list[Slot]:
+        before = self._clock.monotonic() - STALL_SECONDS
+        return [slot for slot in self._running if slot.moved_at < before]
+
+    def _evict(self, key_id: str | None) -> bool:
+        """Free the slot that has stood still longest; not without end, for threads are not free."""
+        stalled = [slot for slot in self._stalled() if key_id in (None, slot.key_id)]
+        if not stalled or len(self._evicted) >= self._limit:
+            return False
+        longest = min(stalled, key=lambda slot: slot.moved_at)
+        self._leave(longest)
+        self._evicted.add(longest)
+        return True

@@ -6,6 +6,8 @@ filter never silently widens an answer. ``FlightDescriptor.for_command`` takes t
 """
 
 import json
+import re
+from collections.abc import Collection
 from typing import Annotated, Final, Literal
 
 from pyarrow import flight
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flight_server.errors import InvalidTicketError
 from flight_server.instants import INSTANT_MAX
-from storage.schemas import SYMBOL_PATTERN
+from storage.schemas import DATASETS, SYMBOL_PATTERN
 from storage.selection import Order
 
 TICKET_BYTES_MAX: Final = 1 << 20
@@ -22,9 +24,18 @@ SYMBOLS_MAX: Final = 10_000
 LATEST_ROWS_MAX: Final = 1_000_000
 """Most rows a symbol that ``latest`` gives; more than that is a ``range``."""
 
+NAME_CHARS_MAX: Final = 64
+"""Longest name of a dataset, column or source; messages repeat them."""
+RECORD_SYMBOLS_MAX: Final = 20
+"""Symbols of a ticket that the history keeps, and how many there were."""
+_PLAIN: Final = re.compile(r"[0-9TZ:+. -]{1,40}|-\d{1,6}[smhd]|[a-z][a-z_-]{0,31}")
+"""Instants and the names of sources."""
+_UNTOLD: Final = "?"
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
 Symbol = Annotated[str, Field(pattern=f"^{SYMBOL_PATTERN.pattern}$")]
 Symbols = Annotated[tuple[Symbol, ...], Field(max_length=SYMBOLS_MAX)]
-Columns = Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] | None
+Columns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)] | None
 Instant = str | Annotated[int, Field(strict=True)]
 
 
@@ -36,24 +47,24 @@ class LatestTicket(_Ticket):
     """The newest rows of each symbol."""
 
     op: Literal["latest"]
-    dataset: str = "ticks"
+    dataset: Name = "ticks"
     symbols: Symbols = ()
     limit: Annotated[int, Field(strict=True, ge=1, le=LATEST_ROWS_MAX)] = 100
     columns: Columns = None
-    source: str | None = None
+    source: Name | None = None
 
 
 class RangeTicket(_Ticket):
     """The rows of a span of time, ``start`` included, ``end`` excluded."""
 
     op: Literal["range"]
-    dataset: str
+    dataset: Name
     symbols: Symbols = ()
     start: Instant
     end: Instant
     columns: Columns = None
     order: Order = Order.TIME
-    source: str | None = None
+    source: Name | None = None
     compression: Literal["lz4", "zstd"] | None = None
 
 
@@ -100,6 +111,35 @@ def parse_descriptor(descriptor: flight.FlightDescriptor) -> Ticket:
 def ticket_bytes(ticket: Ticket) -> bytes:
     """Return the JSON of a ticket, which asks for the same again."""
     return ticket.model_dump_json(exclude_none=True).encode()
+
+
+def record_of(ticket: RangeTicket) -> str:
+    """Return what the history keeps of a ticket: short JSON of words that can't be secrets."""
+    kept: dict[str, object] = {
+        "op": ticket.op,
+        "dataset": _known(ticket.dataset, DATASETS),
+        "symbols": ticket.symbols[:RECORD_SYMBOLS_MAX],
+        "start": _plain(ticket.start),
+        "end": _plain(ticket.end),
+        "order": ticket.order.value,
+    }
+    if len(ticket.symbols) > RECORD_SYMBOLS_MAX:
+        kept["symbol_count"] = len(ticket.symbols)
+    if ticket.columns is not None and ticket.dataset in DATASETS:
+        columns = DATASETS[ticket.dataset].schema.names
+        kept["columns"] = [_known(name, columns) for name in ticket.columns]
+    if ticket.source is not None:
+        kept["source"] = _plain(ticket.source)
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def _known(name: str, names: Collection[str]) -> str:
+    return name if name in names else _UNTOLD
+
+
+def _plain(value: str | int) -> str | int:
+    """Leave out text that is neither an instant nor a source's name: it may be anything."""
+    return value if isinstance(value, int) or _PLAIN.fullmatch(value) else _UNTOLD
 
 
 def _explained(error: ValidationError) -> InvalidTicketError:

@@ -2,15 +2,17 @@
 
 import json
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Final
 
 from pyarrow import flight
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flight_server.calls import Call
 from flight_server.errors import InvalidArgumentError, LimitError
-from flight_server.identity import Identity, Scope
-from flight_server.streams import StreamSlots
+from flight_server.identity import Scope
+from flight_server.streams import Slot, StreamSlots
 from storage.producers import AppendStream
 from storage.store import Store
 
@@ -48,7 +50,7 @@ class Writes:
         descriptor: flight.FlightDescriptor,
         reader: flight.MetadataRecordBatchReader,
         writer: flight.FlightMetadataWriter,
-        caller: Identity,
+        call: Call,
     ) -> None:
         """Append everything the client sends; returns once all of it is acknowledged.
 
@@ -56,31 +58,29 @@ class Writes:
             RequestError: The caller may not, or what it sends can't be taken.
             StorageError: Likewise.
         """
-        caller.require(Scope.WRITE)
-        release = self._slots.take()
+        call.caller.require(Scope.WRITE)
+        slot = self._slots.take(call.caller.key_id)
+        call.release = slot.release
+        stream = self._store.open_stream(_dataset_of(descriptor), reader.schema)
+        with self._lock:
+            self._writers[id(stream)] = call.caller.model_id
         try:
-            stream = self._store.open_stream(_dataset_of(descriptor), reader.schema)
-            with self._lock:
-                self._writers[id(stream)] = caller.model_id
-            try:
-                self._pump(stream, reader, writer)
-            finally:
-                with self._lock:
-                    del self._writers[id(stream)]
-                self._store.close_stream(stream)
+            self._pump(stream, _moving(reader, slot), writer)
         finally:
-            release()
+            with self._lock:
+                del self._writers[id(stream)]
+            self._store.close_stream(stream)
 
     def _pump(
         self,
         stream: AppendStream,
-        reader: flight.MetadataRecordBatchReader,
+        chunks: Iterable[flight.FlightStreamChunk],
         writer: flight.FlightMetadataWriter,
     ) -> None:
         acks = threading.Thread(target=_send_acks, args=(stream, writer), name="acks", daemon=True)
         acks.start()
         try:
-            for chunk in reader:
+            for chunk in chunks:
                 if chunk.data is None:
                     continue
                 _check_size(chunk)
@@ -95,6 +95,14 @@ class Writes:
             stream.wait_until_taken()
             stream.end()
             acks.join()
+
+
+def _moving(
+    reader: flight.MetadataRecordBatchReader, slot: Slot
+) -> Iterator[flight.FlightStreamChunk]:
+    for chunk in reader:
+        slot.moved()
+        yield chunk
 
 
 def _send_acks(stream: AppendStream, writer: flight.FlightMetadataWriter) -> None:

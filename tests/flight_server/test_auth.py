@@ -19,13 +19,10 @@ from flight_server.auth import (
     MIDDLEWARE_KEY,
     Authenticator,
     AuthMiddlewareFactory,
-    Credential,
     HandshakeHandler,
-    Headers,
-    credential_in,
-    credential_of,
     identity_of,
 )
+from flight_server.credentials import Credential, Headers, credential_in, credential_of
 from flight_server.errors import CredentialError, Refusal, to_flight_error
 from flight_server.keys import KeyStore, NewKey, Scope
 from storage.ports import SystemClock
@@ -48,8 +45,9 @@ class WhoServer(flight.FlightServerBase):  # type: ignore[misc]
         self.handled = 0
 
     def who(self, context: flight.ServerCallContext) -> str:
+        model_id = identity_of(context).model_id
         self.handled += 1
-        return identity_of(context).model_id
+        return model_id
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Any:
         try:
