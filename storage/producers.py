@@ -56,12 +56,13 @@ class Mark:
 class Producer:
     """The marks of one producer. Guarded by the lock of its table."""
 
-    __slots__ = ("accepted", "durable", "name", "stream")
+    __slots__ = ("accepted", "durable", "handover", "name", "stream")
 
     def __init__(self, name: str | None, durable: int = 0) -> None:
         self.name = name
         self.accepted = durable
         self.durable = durable
+        self.handover = threading.Lock()
         self.stream: AppendStream | None = None
 
     def __repr__(self) -> str:
@@ -98,7 +99,10 @@ class AppendStream:
         self._table = table
         self._wake = wake
         self._producer = Producer(None)
-        self._changed = threading.Condition()
+        # Two conditions, so that a batch taken in does not wake the thread that writes acks.
+        self._lock = threading.Lock()
+        self._taken = threading.Condition(self._lock)
+        self._settled = threading.Condition(self._lock)
         self._pending: deque[tuple[int, pa.RecordBatch, int]] = deque()  # seq, batch, bytes
         self._pending_bytes = 0
         self._read = 0  # newest batch that came through this stream
@@ -137,35 +141,39 @@ class AppendStream:
             resent = producer is not None and self._is_resend(seq)
             if not resent:
                 self._producer.accepted += 1
-            with self._changed:
+            with self._lock:
                 self._read = max(self._read, seq if resent else self._producer.accepted)
-                if not resent:
+                if resent:
+                    self._settled.notify_all()
+                else:
                     self._pending.append((self._producer.accepted, batch, size))
                     self._pending_bytes += size
-                self._changed.notify_all()
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _take_over(self, name: str | None) -> None:
         if self._read or name is None:
             # A batch without a number would take that of the next one, which would pass for resent.
             raise SequenceError("a stream carries the batches of one producer, or of none")
         self._producer = self._table.get(name)
-        with self._table.lock:
-            before, self._producer.stream = self._producer.stream, self
-        if before is not None:
-            # What it has queued must reach the journal before what we queue: marks only grow.
-            before.wait_until_taken()
+        with self._producer.handover:  # in turn: a third stream must wait for the first one, too
+            with self._table.lock:
+                before, self._producer.stream = self._producer.stream, self
+            if before is not None:
+                # What it has queued must reach the journal before what we queue: marks only grow.
+                before.wait_until_taken()
+                before.fail(_superseded(name))
 
     def wait_until_taken(self) -> None:
         """Wait until the appender has taken every batch of this stream."""
-        with self._changed:
+        with self._taken:
             while self._pending and self._error is None:
-                self._changed.wait()
+                self._taken.wait()
 
     def _is_resend(self, seq: int) -> bool:
         producer = self._producer
         if producer.stream is not self:
-            raise SequenceError(f"another stream of producer {producer.name!r} has taken over")
+            raise _superseded(producer.name)
         expected = producer.accepted + 1
         if not 1 <= seq <= expected:
             message = f"producer {producer.name!r} sent batch {seq} where {expected} comes next"
@@ -173,9 +181,9 @@ class AppendStream:
         return seq < expected
 
     def _wait_for_room(self) -> None:
-        with self._changed:
+        with self._taken:
             while self._is_full() and self._error is None:
-                self._changed.wait()
+                self._taken.wait()
             if self._error is not None:
                 raise self._error
 
@@ -186,11 +194,11 @@ class AppendStream:
         """Return the batches that wait, oldest first."""
         if not self._pending:
             return []
-        with self._changed:
+        with self._taken:
             count = min(batches_max, len(self._pending))
             taken = [self._pending.popleft() for _ in range(count)]
             self._pending_bytes -= sum(size for _, _, size in taken)
-            self._changed.notify_all()
+            self._taken.notify_all()
         return [(seq, batch) for seq, batch, _ in taken]
 
     def settle(self, mark: Mark) -> None:
@@ -199,18 +207,18 @@ class AppendStream:
         with self._table.lock:
             producer.durable = max(producer.durable, mark.seq)
             current = producer.stream
-        with self._changed:
+        with self._settled:
             self._counts[0] += mark.rows
             self._counts[1] += mark.quarantined
             self._counts[2] += mark.duplicates
-            self._changed.notify_all()
+            self._settled.notify_all()
         if current is not None and current is not self:
             current.nudge()
 
     def nudge(self) -> None:
         """Look again: the producer's marks have moved."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._settled:
+            self._settled.notify_all()
 
     def next_ack(self) -> Ack | None:
         """Wait for progress and return it; None once all is acknowledged and the stream ended.
@@ -218,7 +226,7 @@ class AppendStream:
         Raises:
             StorageError: The stream was ended from the other side.
         """
-        with self._changed:
+        with self._settled:
             while True:
                 durable = min(self._producer.durable, self._read)
                 if durable > self._acked or any(self._counts):
@@ -230,21 +238,26 @@ class AppendStream:
                     raise self._error
                 if self._ended and durable >= self._read:
                     return None
-                self._changed.wait()
+                self._settled.wait()
 
     def end(self) -> None:
         """The producer is done: ``next_ack`` returns None after the last ack."""
-        with self._changed:
+        with self._settled:
             self._ended = True
-            self._changed.notify_all()
+            self._settled.notify_all()
 
     def fail(self, error: StorageError) -> None:
         """End the stream from this side; both its threads raise ``error``."""
-        with self._changed:
+        with self._settled:
             self._error = self._error or error
-            self._changed.notify_all()
+            self._taken.notify_all()
+            self._settled.notify_all()
 
     @property
     def producer_name(self) -> str | None:
         """Who numbers the batches."""
         return self._producer.name
+
+
+def _superseded(producer: str | None) -> SequenceError:
+    return SequenceError(f"another stream of producer {producer!r} has taken over")
