@@ -69,6 +69,8 @@ class TestQuestions:
 
     def test_a_datasets_schema_has_plain_strings(self, filled: tickflight.Client) -> None:
         assert filled.schema("ticks").field("symbol").type == pa.string()
+        with pytest.raises(tickflight.NotFoundError, match="there is no dataset nonsense"):
+            filled.schema("nonsense")
 
     def test_threads_may_share_a_client(self, filled: tickflight.Client) -> None:
         with ThreadPoolExecutor(8) as pool:

@@ -8,10 +8,17 @@ from typing import Any, Final, Self
 import pyarrow as pa
 from pyarrow import flight
 
-from tickflight.errors import ConfigurationError, InvalidRequestError, ServerError, map_errors
+from tickflight.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    NotFoundError,
+    ServerError,
+    map_errors,
+)
 from tickflight.settings import Settings
 
 _MAX_TIMEOUT_SECONDS: Final = 86_400.0  # gRPC takes no deadline for ever; None does
+_SCHEMA_ERROR_KEY: Final = b"tickflight.error"
 
 
 class Connection:
@@ -79,10 +86,19 @@ class Connection:
         return _answer(name, results[0].body.to_pybytes() if results else b"{}")
 
     def schema(self, ticket: Mapping[str, object], *, timeout: float | None) -> pa.Schema:
-        """The Arrow schema that ``get`` would answer this ticket with."""
+        """The Arrow schema that ``get`` would answer this ticket with; any valid key may ask.
+
+        Raises:
+            NotFoundError: there is no such answer; the server says so in the schema's metadata,
+                because pyarrow can't send an error here without its traceback.
+        """
         descriptor = flight.FlightDescriptor.for_command(_body(ticket))
         with map_errors():
-            return self._client.get_flight_info(descriptor, self._options(timeout)).schema
+            schema = self._client.get_schema(descriptor, self._options(timeout)).schema
+        if not schema.names:
+            reason = (schema.metadata or {}).get(_SCHEMA_ERROR_KEY, b"the server knows no schema")
+            raise NotFoundError(reason.decode(errors="replace"), field="dataset")
+        return schema
 
     def _options(self, timeout: float | None) -> flight.FlightCallOptions:
         if timeout is None:

@@ -136,6 +136,7 @@ class SpoolCorruptError(SpoolError):
 
 
 _NOISE: Final = (". Detail: ", " gRPC client debug context:", ". Client context:")
+_UNAUTHENTICATED: Final = "Detail: Unauthenticated"
 _PREAMBLE: Final = "error, with message: "
 
 
@@ -164,6 +165,9 @@ def from_foreign(error: Exception) -> TickflightError:
             return UnavailableError(message)
         case flight.FlightServerError():
             return _from_code(message, _extra(error))
+        case OSError() if _UNAUTHENTICATED in str(error):
+            # get_schema alone does not know Flight's own kinds.
+            return AuthenticationError(message)
         case flight.FlightError() | OSError():
             # Broken transports and half-closed streams arrive under these.
             return UnavailableError(message)

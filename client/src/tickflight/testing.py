@@ -136,11 +136,14 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
         """Answer ``latest`` and ``range``."""
         return flight.RecordBatchStream(self._answer(request.ticket))
 
-    def get_flight_info(
+    def get_schema(
         self, _context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
-    ) -> flight.FlightInfo:
-        """Answer with the schema alone."""
-        return flight.FlightInfo(self._answer(descriptor.command).schema, descriptor, [])
+    ) -> flight.SchemaResult:
+        """Answer with the schema of an answer, or with an empty one that says why."""
+        try:
+            return flight.SchemaResult(self._answer(descriptor.command).schema)
+        except flight.FlightServerError as error:
+            return flight.SchemaResult(pa.schema([], metadata={"tickflight.error": str(error)}))
 
     def do_action(
         self, _context: flight.ServerCallContext, action: flight.Action
