@@ -1,6 +1,7 @@
 """A store in a directory of its own, a clock that tests turn, and ticks made to measure."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ class Lab:
     def close_all(self) -> None:
         for store in list(self.stores):
             self.close(store)
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for what another thread is about to do."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.0005)
 
 
 def send(

@@ -16,7 +16,7 @@ from storage.journal import HOUR
 from storage.journal_file import Header, JournalReader, JournalWriter, Record, connect, file_name
 from storage.ports import SystemDisk
 from storage.recovery import recover
-from tests.storage.conftest import NOON, Lab, send, stored, ticks
+from tests.storage.conftest import NOON, Lab, send, stored, ticks, until
 
 HEADER = Header(1, 1, NOON, {"ticks": 0}, {"p": 3}, 0)
 RECORD = Record("ticks", 0, 2, NOON, {"p": 4}, {"symbol": ["MNQ"]}, b"body")
@@ -134,8 +134,8 @@ def numbered(start: int, count: int) -> pa.RecordBatch:
 
 def wait_for_seals(lab: Lab, directory: Path) -> None:
     """Wait for the housekeeper, who seals a file when its hour is over."""
-    while len(list(directory.glob("*-wal"))) > 1:
-        assert lab.failures == []
+    until(lambda: len(list(directory.glob("*-wal"))) == 1)
+    assert lab.failures == []
 
 
 def sequences(directory: Path) -> list[int]:
