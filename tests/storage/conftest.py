@@ -37,7 +37,9 @@ class TurnedClock(SystemClock):
         return self.instant
 
 
-def rows_of(dataset: Dataset, count: int, defaults: dict[str, Any], **columns: Any) -> Any:
+def rows_of(
+    dataset: Dataset, count: int, defaults: dict[str, Any], /, **columns: Any
+) -> pa.RecordBatch:
     """Build a batch; a column is an Arrow array, a list of values, or one value for all rows."""
     arrays = []
     for column in dataset.schema:
