@@ -1,12 +1,14 @@
 """Keys: the store as commands open it, and the short-lived keys of a running service."""
 
-from collections.abc import Collection, Iterator
+import datetime as dt
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 from flight_server.errors import FlightServiceError, InvalidArgumentError
 from flight_server.keys import KeyRecord, KeyStore, NewKey, Scope
+from flight_server.usage import UsageTable
 from storage.ports import Clock, SystemClock
 from tickflightd.errors import ConfigurationError, ServiceError
 from tickflightd.quantities import parse_duration
@@ -49,8 +51,11 @@ def create_for_model(
     *,
     symbols: Collection[str],
     expires: str | None,
+    rate: int | None = None,
 ) -> NewKey:
     """Make a key as ``keys create`` was told: no scopes means reading, no symbols means all.
+
+    ``rate`` is in calls a second; ``None`` is no limit.
 
     Raises:
         ConfigurationError: A word can't be used.
@@ -65,7 +70,21 @@ def create_for_model(
         scopes=tuple(map(Scope, scopes)) or READING,
         symbols=symbols or None,
         expires_at=None if expires is None else SystemClock().now() + _lifetime(expires),
+        calls_per_second=rate,
     )
+
+
+def last_used(directory: Path) -> Mapping[str, dt.date]:
+    """Return the last day (UTC) each key was used, by its id.
+
+    Raises:
+        ServiceError: The store can't be used.
+    """
+    try:
+        with UsageTable(directory) as usage:
+            return usage.last_days()
+    except FlightServiceError as error:
+        raise ServiceError(str(error)) from error
 
 
 def _lifetime(text: str) -> int:

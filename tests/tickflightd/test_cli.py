@@ -87,6 +87,14 @@ class TestKeys:
         assert record["scopes"] == ["sql", "write"]
         assert record["symbols"] == ["MNQ", "SPY"]
 
+    def test_a_rate_stays_with_the_key_that_replaces_it(self, run: Run) -> None:
+        old = json.loads(run("keys", "create", "model", "--rate", "5", "--json").stdout)
+        run("keys", "rotate", old["id"])
+        records = json.loads(run("keys", "list", "--json").stdout)["keys"]
+        assert [record["rate"] for record in records] == [5, 5]
+        assert [record["last_used"] for record in records] == [None, None]
+        assert "5 calls/s  never used" in run("keys", "list").stdout
+
     def test_a_rotated_key_replaces_the_old_one(self, run: Run) -> None:
         old = json.loads(run("keys", "create", "model", "--json").stdout)
         new = json.loads(run("keys", "rotate", old["id"], "--json").stdout)
@@ -107,6 +115,7 @@ class TestKeys:
             (["create", "model", "--scope", "everything"], 2, "read:realtime"),
             (["create", "model", "--expires", "soon"], 2, "90s, 15m, 1h"),
             (["create", "model", "--symbol", "spy"], 2, "not a symbol"),
+            (["create", "model", "--rate", "0"], 2, "calls a second"),
             (["create", "bad model"], 2, "model id"),
             (["create", "tickflightd:flight"], 2, "the service's own"),
             (["revoke", "nothing"], 1, "no key with this id"),

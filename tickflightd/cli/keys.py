@@ -10,6 +10,7 @@ from tickflightd.cli.shared import json_option, load_settings, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from flight_server.keys import KeyRecord, KeyStore, NewKey
 
@@ -26,6 +27,7 @@ def keys() -> None:
     "--symbol", "symbols", multiple=True, metavar="SYMBOL", help="What it may read; repeat."
 )
 @click.option("--expires", metavar="DURATION", help="When it ends, such as 90d; default: never.")
+@click.option("--rate", type=int, metavar="N", help="Calls a second it may make; default: any.")
 @json_option
 def create(
     *,
@@ -33,6 +35,7 @@ def create(
     scopes: tuple[str, ...],
     symbols: tuple[str, ...],
     expires: str | None,
+    rate: int | None,
     as_json: bool,
 ) -> None:
     """Make a key for MODEL and show it, this once.
@@ -43,7 +46,9 @@ def create(
     from tickflightd import access
 
     with _opened() as store:
-        new = access.create_for_model(store, model, scopes, symbols=symbols, expires=expires)
+        new = access.create_for_model(
+            store, model, scopes, symbols=symbols, expires=expires, rate=rate
+        )
     _print_new(new, as_json=as_json)
 
 
@@ -53,14 +58,16 @@ def list_keys(*, as_json: bool) -> None:
     """List the keys, dead ones too; the service's own are left out."""
     from tickflightd import access
 
-    with _opened() as store:
+    place = _place()
+    with access.key_store(place) as store:
         records = [record for record in store.list() if not access.is_own(record)]
+    used = access.last_used(place)
     if as_json:
-        print_json({"keys": [_fields(record) for record in records]})
+        print_json({"keys": [_fields(record, used.get(record.id)) for record in records]})
     elif not records:
         click.echo("no keys yet: tickflightd keys create MODEL")
     for record in [] if as_json else records:
-        click.echo(_line(record))
+        click.echo(_line(record, used.get(record.id)))
 
 
 @keys.command()
@@ -84,11 +91,16 @@ def rotate(*, key_id: str, as_json: bool) -> None:
 
 @contextmanager
 def _opened() -> "Iterator[KeyStore]":
-    from tickflightd import access, directory
+    from tickflightd import access
 
-    place = directory.prepare(load_settings().data_directory)
-    with access.key_store(place) as store:
+    with access.key_store(_place()) as store:
         yield store
+
+
+def _place() -> "Path":
+    from tickflightd import directory
+
+    return directory.prepare(load_settings().data_directory)
 
 
 def _print_new(new: "NewKey", *, as_json: bool) -> None:
@@ -101,7 +113,7 @@ def _print_new(new: "NewKey", *, as_json: bool) -> None:
     )
 
 
-def _fields(record: "KeyRecord") -> dict[str, object]:
+def _fields(record: "KeyRecord", used: dt.date | None) -> dict[str, object]:
     return {
         "id": record.id,
         "model": record.model_id,
@@ -111,14 +123,20 @@ def _fields(record: "KeyRecord") -> dict[str, object]:
         "created": _instant(record.created_at),
         "expires": _instant(record.expires_at),
         "revoked": _instant(record.revoked_at),
+        "rate": record.calls_per_second,
+        "last_used": None if used is None else used.isoformat(),
     }
 
 
-def _line(record: "KeyRecord") -> str:
+def _line(record: "KeyRecord", used: dt.date | None) -> str:
     scopes = " ".join(sorted(record.scopes))
     symbols = "all symbols" if record.symbols is None else ",".join(sorted(record.symbols))
     expires = f"expires {_instant(record.expires_at)}" if record.expires_at else "never expires"
-    return f"{record.id}  {_state(record):7}  {record.model_id}  {scopes}  {symbols}  {expires}"
+    told = [record.id, f"{_state(record):7}", record.model_id, scopes, symbols, expires]
+    if record.calls_per_second is not None:
+        told.append(f"{record.calls_per_second} calls/s")
+    told.append(f"last used {used}" if used else "never used")
+    return "  ".join(told)
 
 
 def _state(record: "KeyRecord") -> str:
