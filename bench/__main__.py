@@ -1,69 +1,66 @@
-"""Measure the running service: ``python -m bench [ingest] [latest]`` or ``soak --minutes 30``."""
+"""Measure the running service: ``python -m bench [ingest] [latest] …``, or ``soak``."""
 
 import argparse
 import json
-import platform
+import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from bench import soak
-from bench.measures import Measure, ingest, latest
-from bench.service import Service, running
+from bench.bulk import raw_range, restart
+from bench.burst import burst
+from bench.measure import Measure
+from bench.measures import ingest, latest
+from bench.report import print_table, write_page
+
+SUITES: Mapping[str, Callable[[Path, argparse.Namespace], Iterator[Measure]]] = {
+    "ingest": lambda home, options: ingest(home, options.seconds),
+    "latest": lambda home, options: latest(home, options.calls),
+    "range": lambda home, options: raw_range(home, options.rows),
+    "restart": lambda home, options: restart(home, options.rows),
+    "burst": lambda home, options: burst(home, options.seconds),
+}
 
 
 def main() -> None:
     """Run what the command line names; JSON lines on stdout, a table on stderr."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="ingest|latest")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of ingest, each batch size")
+    parser = _parser()
+    options = parser.parse_args()
+    if options.names == ["soak"]:
+        soak.run(options.minutes, options.directory)
+        return
+    unknown = set(options.names) - set(SUITES)
+    if unknown:
+        parser.error(f"there is no {min(unknown)}; there are {', '.join(SUITES)}, or soak alone")
+    measures = []
+    for measure in _measured(options):
+        print(json.dumps({**asdict(measure), "ratio": measure.ratio}), flush=True)
+        measures.append(measure)
+    print_table(measures)
+    if options.write is not None:
+        write_page(options.write, measures, shlex.join(["python", "-m", "bench", *sys.argv[1:]]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="|".join((*SUITES, "soak")))
+    parser.add_argument("--seconds", type=float, default=20.0, help="of ingest and burst")
     parser.add_argument("--calls", type=int, default=2_000, help="of latest")
+    parser.add_argument("--rows", type=int, default=3_000_000, help="of range and restart")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--directory", type=Path, default=None, help="where the data goes")
-    args = parser.parse_args()
-    if args.names == ["soak"]:
-        soak.run(args.minutes, args.directory)
-        return
-    with tempfile.TemporaryDirectory(dir=args.directory) as place:
-        directory = Path(place)
-        suites: dict[str, Callable[[Service], Iterator[Measure]]] = {
-            "ingest": lambda service: ingest(service, args.seconds, directory),
-            "latest": lambda service: latest(service, args.calls),
-        }
-        unknown = set(args.names) - set(suites)
-        if unknown:
-            parser.error(f"there is no {min(unknown)}; there are {', '.join(suites)}")
-        measures = []
-        for name in args.names or suites:
-            home = directory / name
-            home.mkdir()
-            with running(home) as service:
-                for measure in suites[name](service):
-                    print(json.dumps({**asdict(measure), "ratio": measure.ratio}), flush=True)
-                    measures.append(measure)
-    _print_table(measures)
+    parser.add_argument("--write", type=Path, default=None, help="a page for the documentation")
+    return parser
 
 
-def _print_table(measures: list[Measure]) -> None:
-    title = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    table = Table(title=title)
-    for column in ("measured", "ours", "floor", "ratio", "details"):
-        table.add_column(column, justify="left" if column in ("measured", "details") else "right")
-    for measure in measures:
-        details = ", ".join(f"{name} {value:,.2f}" for name, value in measure.details.items())
-        table.add_row(
-            measure.name,
-            f"{measure.value:,.2f} {measure.unit}",
-            f"{measure.floor:,.2f} ({measure.floor_is})",
-            f"{measure.ratio:.2f}",
-            details,
-        )
-    Console(file=sys.stderr).print(table)
+def _measured(options: argparse.Namespace) -> Iterator[Measure]:
+    """Run each suite in a directory of its own."""
+    for name in options.names or SUITES:
+        with tempfile.TemporaryDirectory(dir=options.directory) as home:
+            yield from SUITES[name](Path(home), options)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,25 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.flight as flight
+import pyarrow.parquet as pq
 
 from bench.market import ticks
 
 
 class BareServer(flight.FlightServerBase):  # type: ignore[misc]
-    """Returns a ready table; takes batches and forgets them, with an ack each."""
+    """Returns a ready table or a Parquet file; takes batches and forgets them, with an ack each."""
 
-    def __init__(self, table_rows: int) -> None:
+    def __init__(self, table_rows: int, parquet: str | None) -> None:
         super().__init__("grpc://127.0.0.1:0")
         self._table = pa.Table.from_batches([next(ticks("floor", table_rows, 0))])
+        self._parquet = parquet
 
     def do_get(
         self, context: flight.ServerCallContext, ticket: flight.Ticket
     ) -> flight.FlightDataStream:
-        """Send the table."""
+        """Send the table, or read the file and send that."""
+        if ticket.ticket == b"parquet":
+            return flight.RecordBatchStream(pq.read_table(self._parquet))
         return flight.RecordBatchStream(self._table)
 
     def do_put(
@@ -60,7 +64,8 @@ def sqlite_rows_per_second(rows: int, seconds: float, directory: Path) -> float:
 
 def main() -> None:
     """Run a bare server until standard input closes."""
-    server = BareServer(int(sys.argv[1]))
+    table_rows, *parquet = sys.argv[1:]
+    server = BareServer(int(table_rows), parquet[0] if parquet else None)
     sys.setswitchinterval(0.0005)
     print(f"grpc://127.0.0.1:{server.port}", flush=True)
     threading.Thread(target=server.wait, daemon=True).start()

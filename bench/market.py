@@ -13,8 +13,10 @@ TICK_INTERVAL: Final = 100
 """Microseconds between the ticks of one producer: 10,000 ticks/s."""
 
 
-def ticks(source: str, rows: int, start: int, seed: int = 1) -> Iterator[pa.RecordBatch]:
-    """Yield batches of ``rows`` ticks without end, from ``start`` (µs) on.
+def ticks(
+    source: str, rows: int, start: int, *, symbols: int = len(SYMBOLS), seed: int = 1
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of ``rows`` ticks of so many symbols without end, from ``start`` (µs) on.
 
     Only instants and sequences differ from batch to batch: building the rest anew would measure
     the producer.
@@ -22,7 +24,7 @@ def ticks(source: str, rows: int, start: int, seed: int = 1) -> Iterator[pa.Reco
     random = np.random.default_rng(seed)
     price = np.round((20_000 + np.cumsum(random.normal(0, 0.3, rows))) * 4) / 4
     template = {
-        "symbol": _strings(random.integers(0, len(SYMBOLS), rows), SYMBOLS),
+        "symbol": _strings(random.integers(0, symbols, rows), SYMBOLS),
         "price": pa.array(price),
         "size": pa.array(random.integers(1, 20, rows).astype(float)),
         "bid": pa.array(price - 0.25),

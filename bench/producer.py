@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -10,10 +11,20 @@ from itertools import count
 import numpy as np
 import pyarrow.flight as flight
 
-from bench.market import ticks
+from bench.market import SYMBOLS, ticks
 
 WINDOW_ROWS = 256_000
 """Rows in flight: what a producer sends before it waits for acks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When to stop, how fast to go, and how many symbols to mix."""
+
+    seconds: float
+    count: float
+    rate: float | None
+    symbols: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +52,9 @@ class Producer:
         self._sent_at: dict[int, float] = {}
         self._latencies: list[float] = []
 
-    def run(self, rows: int, seconds: float, rate: float | None) -> Produced:
+    def run(self, rows: int, plan: Plan) -> Produced:
         """Send batches of ``rows``; return once the last is acknowledged."""
-        batches = ticks(self._name, rows, time.time_ns() // 1000)
+        batches = ticks(self._name, rows, time.time_ns() // 1000, symbols=plan.symbols)
         first = next(batches)
         writer, reader = self._client.do_put(
             flight.FlightDescriptor.for_path("ticks"), first.schema, self._options
@@ -54,7 +65,7 @@ class Producer:
         sent = 0
         for seq, batch in zip(count(1), batches, strict=False):
             now = time.perf_counter()
-            if now - began >= seconds:
+            if now - began >= plan.seconds or sent >= plan.count:
                 break
             with self._changed:
                 while sent - self._acked_rows > WINDOW_ROWS:
@@ -64,8 +75,8 @@ class Producer:
                 batch, b'{"producer":"%b","seq":%d}' % (self._name.encode(), seq)
             )
             sent += rows
-            if rate is not None:
-                time.sleep(max(0.0, began + sent / rate - time.perf_counter()))
+            if plan.rate is not None:
+                time.sleep(max(0.0, began + sent / plan.rate - time.perf_counter()))
         writer.done_writing()
         acks.join()
         writer.close()
@@ -91,11 +102,14 @@ def main() -> None:
     parser.add_argument("uri")
     parser.add_argument("name")
     parser.add_argument("--rows", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--count", type=float, default=math.inf)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--symbols", type=int, default=len(SYMBOLS))
     args = parser.parse_args()
     producer = Producer(args.uri, input().strip(), args.name)
-    print(json.dumps(asdict(producer.run(args.rows, args.seconds, args.rate))), flush=True)
+    plan = Plan(args.seconds, args.count, args.rate, args.symbols)
+    print(json.dumps(asdict(producer.run(args.rows, plan))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Much at once: a long range out of memory, and a restart that reads everything back."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow.flight as flight
+import pyarrow.parquet as pq
+
+from bench.caller import Caller
+from bench.measure import Measure
+from bench.processes import PRODUCERS, bare_server, finished, produce, start_producer
+from bench.service import Service, running
+from storage.journal_file import SUFFIX
+from tickflightd.testing import RunningService
+
+SYMBOL = "MNQ"
+FILL_BATCH_ROWS = 10_000
+SMALL_BATCH_ROWS = 100
+REPEATS = 5
+LATER = "2100-01-01T00:00:00Z"
+"""Ticks of a producer without a pace lie in the future."""
+
+
+def raw_range(home: Path, rows: int) -> Iterator[Measure]:
+    """All ticks of one symbol out of memory, beside a bare server that reads them from Parquet."""
+    with running(home) as service:
+        filling = start_producer(
+            service.uri, service.key, "fill", FILL_BATCH_ROWS, count=rows, symbols=1
+        )
+        finished(filling)
+        ticket = {"op": "range", "dataset": "ticks", "symbols": [SYMBOL], "start": 0, "end": LATER}
+        parquet = home / "ticks.parquet"
+        pq.write_table(_read(service, ticket), parquet, compression="zstd")
+        with bare_server(1, parquet) as bare:
+            ours = Caller(service.uri, service.key, ticket)
+            floor = Caller(bare, "none", b"parquet")
+            pairs = [(ours.drain(), floor.drain()) for _ in range(REPEATS)]
+    assert all(mine[1] == theirs[1] == rows for mine, theirs in pairs), pairs
+    seconds, floor_seconds = (float(np.median([p[i][0] for p in pairs])) for i in (0, 1))
+    yield Measure(
+        name=f"range, {rows:,} ticks of one symbol, from memory",
+        value=rows / seconds,
+        unit="ticks/s",
+        floor=rows / floor_seconds,
+        floor_is="pq.read_table + bare Flight",
+        details={"seconds": seconds, "floor_seconds": floor_seconds},
+    )
+
+
+def _read(service: Service, ticket: dict[str, object]) -> object:
+    client = flight.connect(service.uri)
+    options = flight.FlightCallOptions(
+        headers=[(b"authorization", f"Bearer {service.key}".encode())]
+    )
+    return client.do_get(flight.Ticket(json.dumps(ticket)), options).read_all()
+
+
+def restart(home: Path, rows: int) -> Iterator[Measure]:
+    """Fill in small batches, kill -9, start again; beside SQLite reading the same files."""
+    began = time.perf_counter()
+    with running(home) as service:
+        empty_seconds = time.perf_counter() - began
+        count = rows // PRODUCERS
+        sent = produce(service.uri, service.key, "fill", SMALL_BATCH_ROWS, count=count)
+        service.process.process.kill()
+        service.process.wait()
+        began = time.perf_counter()
+        with RunningService(home, DEMO="0", FLIGHT_URI=service.uri) as again:
+            seconds = time.perf_counter() - began
+            held = Caller(again.uri, service.key, b"").status()["datasets"]["ticks"]["rows"]
+    acked = int(sum(part["rows"] for part in sent))
+    journal = home / "data" / "journal"
+    read_seconds, size = _read_with_sqlite(journal)
+    yield Measure(
+        name=f"restart after kill -9, {acked:,} ticks that came in {SMALL_BATCH_ROWS}-row batches",
+        value=held / seconds,
+        unit="ticks/s",
+        floor=held / read_seconds,
+        floor_is="sqlite3 reading the same journal",
+        details={
+            "seconds": seconds,
+            "seconds_to_start_empty": empty_seconds,
+            "floor_seconds": read_seconds,
+            "lost": acked - held,
+            "journal_bytes_a_tick": size / held,
+        },
+    )
+
+
+def _read_with_sqlite(journal: Path) -> tuple[float, int]:
+    """Return the seconds it takes to fetch every record, and the bytes of the files."""
+    began, size = time.perf_counter(), 0
+    for path in sorted(journal.glob(f"*{SUFFIX}")):
+        size += path.stat().st_size
+        with closing(sqlite3.connect(path)) as connection:
+            for _ in connection.execute("SELECT * FROM records"):
+                pass
+    return time.perf_counter() - began, size

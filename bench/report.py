@@ -1,0 +1,101 @@
+"""The report: a table for the terminal, and a page for the documentation."""
+
+import datetime as dt
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import Measure
+from tickflightd.machine import memory_bytes
+
+COLUMNS = ("measured", "ours", "floor", "ours / floor", "details")
+PAGE = """\
+# Benchmarks
+
+Written by `{command}` on {date}; run it again to see how your machine does.
+
+| | |
+|---|---|
+| cores | {cores} |
+| memory | {memory:.0f} GiB |
+| kernel | {kernel} |
+| Python | {python} |
+| pyarrow | {pyarrow} |
+
+{table}
+
+## How to read it
+
+Every figure is the running service — `tickflightd up`, authentication and journal on, the full
+schema of ticks, six symbols mixed unless a line says otherwise — and stands beside a **floor**: the
+least that the same machine needs for the same work without us, measured in the same run. Absolute
+figures say something about the machine; the ratio says something about tickflight. For rates
+(`ticks/s`) more is better, so a ratio below 1 is what safety costs; for times (`ms`) less is
+better, so it is a ratio above 1.
+
+Clients run on the same machine and take their share of its cores: where there are few, producers
+compete with the server.
+
+- **ingest**: acknowledged rows only; a row is acknowledged after its commit is on disk. The floor,
+  a server that counts and forgets, keeps nothing.
+- **latest**: calls take turns with the floor's, so both see the same disturbances.
+- **range**: the floor reads a zstd Parquet file of the same rows and streams it.
+- **restart**: from the start of the command to `ready`. `lost` counts acknowledged rows that are
+  not there: anything but 0 is a bug.
+- **burst**: rows that find no room wait in memory and spool of their writer, and arrive once the
+  service has room again. `lost` likewise.
+"""
+
+
+def print_table(measures: Sequence[Measure]) -> None:
+    """Show the report on the terminal."""
+    table = Table(title=f"{platform.system()}, {os.cpu_count()} cores, {_python()}")
+    for column in COLUMNS:
+        left = column in ("measured", "details")
+        table.add_column(column, justify="left" if left else "right")
+    for measure in measures:
+        table.add_row(*_cells(measure))
+    Console(file=sys.stderr).print(table)
+
+
+def write_page(path: Path, measures: Sequence[Measure], command: str) -> None:
+    """Write the page; it names no host, no user and no place."""
+    rows = [COLUMNS, ("---", "---:", "---:", "---:", "---"), *map(_cells, measures)]
+    page = PAGE.format(
+        command=command,
+        date=f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
+        cores=os.cpu_count(),
+        memory=memory_bytes() / (1 << 30),
+        kernel=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        pyarrow=pa.__version__,
+        table="\n".join(f"| {' | '.join(row)} |" for row in rows),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _python() -> str:
+    return f"Python {platform.python_version()}, pyarrow {pa.__version__}"
+
+
+def _cells(measure: Measure) -> tuple[str, ...]:
+    told = measure.details.items()
+    details = [f"{name.replace('_', ' ')} {_number(value)}" for name, value in told]
+    return (
+        measure.name,
+        f"{_number(measure.value)} {measure.unit}",
+        f"{_number(measure.floor)} ({measure.floor_is})",
+        f"{measure.ratio:.2f}",
+        ", ".join(details),
+    )
+
+
+def _number(value: float) -> str:
+    whole = abs(value) >= 1_000 or value == int(value)
+    return f"{value:,.0f}" if whole else f"{value:,.2f}"
