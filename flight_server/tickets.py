@@ -144,8 +144,10 @@ def _plain(value: str | int) -> str | int:
 
 def _explained(error: ValidationError) -> InvalidTicketError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    # The discriminator's value leads the location of every field of a known op.
-    place = [str(part) for part in first["loc"] if part not in ("latest", "range")]
+    # Of a known op, the location begins with it; of none, there is no location.
+    place = [str(part) for part in first["loc"]][1:]
+    if first["type"].startswith("union_tag"):
+        place = ["op"]
     field = place[0] if place else None
     where = f"ticket field {'.'.join(place)}: " if place else "ticket: "
     return InvalidTicketError(f"{where}{first['msg']}", field=field)

@@ -95,6 +95,8 @@ class Writes:
             stream.wait_until_taken()
             stream.end()
             acks.join()
+        if stream.error is not None:  # an end without it would say that everything is durable
+            raise stream.error
 
 
 def _moving(

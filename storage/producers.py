@@ -254,6 +254,11 @@ class AppendStream:
             self._settled.notify_all()
 
     @property
+    def error(self) -> StorageError | None:
+        """Why the stream was ended from this side; None as long as it was not."""
+        return self._error
+
+    @property
     def producer_name(self) -> str | None:
         """Who numbers the batches."""
         return self._producer.name
