@@ -6,7 +6,8 @@ what happened and writes it as soon as there is a server to take it.
 
 import queue
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 import pyarrow as pa
@@ -17,12 +18,14 @@ from ingest.outages import Level, event_rows
 from ingest.runner import RunState
 from storage.ports import Clock
 from tickflight.errors import DeadlineError, TickflightError
+from tickflightd.errors import TickflightdError
 from tickflightd.supervisor import RoleEnd
 
 ENTRIES_MAX: Final = 1_000
 """Restarts kept while no server takes them: hours of a role that crashes as fast as it may."""
 PATIENCE_SECONDS: Final = 1.0
 """How often to look whether the service stops, while a server that is down keeps us waiting."""
+Connect = Callable[[], AbstractContextManager[tickflight.Client]]
 _log = structlog.get_logger(__name__)
 
 
@@ -32,14 +35,12 @@ class Diary:
     One connection an entry: they are rare, and an open stream would keep a stopping server waiting.
 
     Args:
-        uri: Where the server is.
-        key: With the scope ``write``.
+        connect: Connects to the server, with a key that may write.
         clock: Where time comes from.
     """
 
-    def __init__(self, uri: str, key: str, clock: Clock) -> None:
-        self._uri = uri
-        self._key = key
+    def __init__(self, connect: Connect, clock: Clock) -> None:
+        self._connect = connect
         self._clock = clock
         self._entries: queue.Queue[pa.Table] = queue.Queue(ENTRIES_MAX)
         self._closing = threading.Event()
@@ -64,13 +65,13 @@ class Diary:
             rows = self._entries.get()
             try:
                 self._write(rows)
-            except TickflightError as error:
+            except (TickflightError, TickflightdError) as error:
                 _log.warning("restart not recorded", reason=str(error))
 
     def _write(self, rows: pa.Table) -> None:
         """Write an entry, once however often it has to be sent."""
         with (
-            tickflight.connect(self._uri, self._key) as client,
+            self._connect() as client,
             client.writer("service_events", name="supervisor") as writer,
         ):
             writer.write(rows)

@@ -8,12 +8,14 @@ from typing import Final
 
 import rich_click as click
 import structlog
+from pydantic import SecretStr
 
 from flight_server.errors import FlightServiceError
 from flight_server.keys import Scope
 from storage.ports import SystemClock
 from tickflightd import directory, logs, machine
 from tickflightd.access import OWN_EXTENSION_SECONDS, READING, OwnKeys, key_store
+from tickflightd.connection import connected
 from tickflightd.diary import Diary
 from tickflightd.directory import LocalAccess
 from tickflightd.errors import AddressInUseError, RoleFailedError
@@ -96,7 +98,9 @@ class _Service:
 
     async def run(self) -> None:
         key = self._keys.mint("supervisor", (Scope.WRITE,)).key
-        diary = Diary(self._uri, key, SystemClock())
+        own = {"flight_uri": self._uri, "api_key": SecretStr(key)}
+        settings = self._settings.model_copy(update=own)
+        diary = Diary(lambda: connected(settings), SystemClock())
         self._supervisor = supervisor = Supervisor(
             self._roles(), on_ready=self._announce, on_end=diary.note
         )

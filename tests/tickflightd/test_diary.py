@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import tickflight
 from storage.ports import SystemClock
 from storage.schemas import SERVICE_EVENTS
 from tickflight.testing import FakeServer
@@ -14,6 +15,10 @@ from tickflightd.supervisor import RoleEnd
 
 PATIENCE_SECONDS = 30.0
 END = RoleEnd("ingest demo", -9, 0.25)
+
+
+def diary_of(uri: str, key: str) -> Diary:
+    return Diary(lambda: tickflight.connect(uri, key), SystemClock())
 
 
 def rows_of(server: FakeServer, count: int) -> list[dict[str, object]]:
@@ -28,7 +33,7 @@ def rows_of(server: FakeServer, count: int) -> list[dict[str, object]]:
 
 def test_a_restart_is_a_row_under_the_name_of_the_service() -> None:
     with FakeServer(datasets={SERVICE_EVENTS.name: SERVICE_EVENTS.schema}) as server:
-        keeper = Diary(server.uri, server.api_key, SystemClock())
+        keeper = diary_of(server.uri, server.api_key)
         keeper.note(END)
         (row,) = rows_of(server, 1)
         keeper.close()
@@ -39,7 +44,7 @@ def test_a_restart_is_a_row_under_the_name_of_the_service() -> None:
 
 def test_each_of_many_is_written_once_and_in_order() -> None:
     with FakeServer(datasets={SERVICE_EVENTS.name: SERVICE_EVENTS.schema}) as server:
-        keeper = Diary(server.uri, server.api_key, SystemClock())
+        keeper = diary_of(server.uri, server.api_key)
         for code in range(5):
             keeper.note(RoleEnd("flight", code, 0.25))
         rows = rows_of(server, 5)
@@ -51,7 +56,7 @@ def test_noting_never_blocks_however_long_there_is_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(diary, "ENTRIES_MAX", 2)
-    keeper = Diary("grpc://127.0.0.1:1", "tf_id_secret", SystemClock())
+    keeper = diary_of("grpc://127.0.0.1:1", "tf_id_secret")
 
     def note_many() -> None:
         for _ in range(10):
