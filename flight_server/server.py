@@ -67,14 +67,16 @@ class FlightRpcServer(flight.FlightServerBase):  # type: ignore[misc]
     """Serves from the moment it is made; ``serve()`` is never called.
 
     Args:
-        location: ``grpc://host:port``.
+        location: ``grpc://host:port``, or ``grpc+tls://host:port``.
         rooms: What the RPCs hand over to.
+        tls: Certificate chain and private key, PEM.
     """
 
-    def __init__(self, location: str, rooms: Rooms) -> None:
+    def __init__(self, location: str, rooms: Rooms, tls: tuple[bytes, bytes] | None = None) -> None:
         self._rooms = rooms
         super().__init__(
             location,
+            tls_certificates=None if tls is None else [tls],
             auth_handler=HandshakeHandler(rooms.authenticator),
             middleware={MIDDLEWARE_KEY: AuthMiddlewareFactory(rooms.authenticator, rooms.calls)},
         )

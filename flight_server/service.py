@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -41,16 +41,26 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class TlsPair:
+    """What connections are encrypted with, both PEM: the certificate chain and its key."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class FlightConfig:
     """What the flight role needs to know.
 
     Attributes:
-        location: Where to listen, ``grpc://host:port``; port 0 picks a free one.
+        location: Where to listen, ``grpc://host:port``, or ``grpc+tls://`` with ``tls``; port 0
+            picks a free one.
         data_directory: Where journal and control database live; local disk.
         hot_window_us: How long rows stay in memory, µs.
         hot_memory_limit_bytes: Memory for rows beyond which producers are slowed down.
         source_priority: Sources, the one that speaks for a symbol first.
         version: Of the service, for ``status``.
+        tls: What to encrypt with; ``None`` is in the clear.
     """
 
     location: str
@@ -59,6 +69,7 @@ class FlightConfig:
     hot_memory_limit_bytes: int
     source_priority: tuple[str, ...]
     version: str
+    tls: TlsPair | None = None
 
 
 class FlightService:
@@ -124,7 +135,7 @@ class FlightService:
         self._store = store
         self._door = door
         door.history.start()
-        self._server = _listen(config.location, rooms)
+        self._server = _listen(config, rooms)
         self._health = board.health
         self._health.start()
         _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)
@@ -171,8 +182,11 @@ class FlightService:
         )
 
 
-def _listen(location: str, rooms: Rooms) -> FlightRpcServer:
+def _listen(config: FlightConfig, rooms: Rooms) -> FlightRpcServer:
+    pair = None if config.tls is None else (config.tls.chain, config.tls.key)
     try:
-        return FlightRpcServer(location, rooms)
+        return FlightRpcServer(config.location, rooms, pair)
     except (pa.ArrowException, OSError) as error:
-        raise AddressError(f"can't listen on {location}: another program has the port") from error
+        raise AddressError(
+            f"can't listen on {config.location}: another program has the port"
+        ) from error

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import tickflight
 from tickflight.errors import TickflightError
 from tickflightd import directory
+from tickflightd.directory import LocalAccess
 from tickflightd.errors import ConfigurationError, ServiceError
 from tickflightd.settings import Settings
 
@@ -19,7 +21,13 @@ def connected(settings: Settings) -> Iterator[tickflight.Client]:
         ServiceError: The service can't be reached or refused the work.
     """
     try:
-        with tickflight.connect(*_address_and_key(settings)) as client:
+        access = _access(settings)
+        with tickflight.connect(
+            access.uri,
+            access.key,
+            tls_root_certs=access.root_certs,
+            tls_server_name=access.server_name,
+        ) as client:
             yield client
     except tickflight.UnavailableError as error:
         raise ServiceError(
@@ -29,13 +37,16 @@ def connected(settings: Settings) -> Iterator[tickflight.Client]:
         raise ServiceError(str(error)) from error
 
 
-def _address_and_key(settings: Settings) -> tuple[str, str]:
-    if settings.api_key is not None:
-        return settings.flight_uri, settings.api_key.get_secret_value()
+def _access(settings: Settings) -> LocalAccess:
     local = directory.read_local_access(settings.data_directory)
+    if settings.api_key is not None:
+        key = settings.api_key.get_secret_value()
+        if local is not None and local.uri == settings.flight_uri:
+            return replace(local, key=key)
+        return LocalAccess(settings.flight_uri, key, settings.tls_root_certs)
     if local is None:
         raise ConfigurationError(
             f"no service runs on {settings.data_directory}: start it with `tickflightd up`, or set"
             " TICKFLIGHT_API_KEY and TICKFLIGHT_FLIGHT_URI to use one elsewhere"
         )
-    return local.uri, local.key
+    return local

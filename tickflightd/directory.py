@@ -66,10 +66,19 @@ def _try_lock(descriptor: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LocalAccess:
-    """How commands on this machine reach the running service."""
+    """How commands on this machine reach the running service.
+
+    Attributes:
+        uri: Where it answers.
+        key: A key that opens everything.
+        root_certs: Its certificate, where it has one: what clients have to trust.
+        server_name: The name in that certificate, whatever address it is reached at.
+    """
 
     uri: str
     key: str = field(repr=False)
+    root_certs: Path | None = None
+    server_name: str | None = None
 
 
 def write_local_access(directory: Path, access: LocalAccess) -> None:
@@ -78,7 +87,10 @@ def write_local_access(directory: Path, access: LocalAccess) -> None:
     scratch = directory / f".{LOCAL_KEY}.{secrets.token_hex(8)}"
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"uri": access.uri, "key": access.key}, file)
+        content = {"uri": access.uri, "key": access.key}
+        if access.root_certs is not None and access.server_name is not None:
+            content |= {"root_certs": str(access.root_certs), "server_name": access.server_name}
+        json.dump(content, file)
     # Not synced: after a power cut no service is running that the file could speak of.
     scratch.replace(path)
 
@@ -92,7 +104,12 @@ def read_local_access(directory: Path) -> LocalAccess | None:
     path = directory / LOCAL_KEY
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return LocalAccess(uri=content["uri"], key=content["key"])
+        return LocalAccess(
+            uri=content["uri"],
+            key=content["key"],
+            root_certs=Path(content["root_certs"]) if "root_certs" in content else None,
+            server_name=content.get("server_name"),
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

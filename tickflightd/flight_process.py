@@ -12,10 +12,10 @@ import rich_click as click
 import structlog
 
 from flight_server.errors import FlightServiceError
-from flight_server.service import FlightConfig, FlightService
+from flight_server.service import FlightConfig, FlightService, TlsPair
 from storage.errors import StorageError
 from storage.ports import SystemClock, SystemDisk
-from tickflightd import directory, logs, machine
+from tickflightd import directory, logs, machine, tls
 from tickflightd.errors import EXIT_DONE, EXIT_FAILED
 from tickflightd.settings import Settings
 from tickflightd.welcome import ready_line
@@ -36,11 +36,13 @@ def run(settings: Settings) -> NoReturn:
     """
     logs.configure("flight", level=settings.log_level, secrets=settings.secrets)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    machine.require_loopback(settings.flight_host)
+    certificate = tls.server_certificate(settings)
+    if certificate is None:
+        machine.require_loopback(settings.flight_host)
     machine.free_port(settings.flight_host, settings.flight_port)
     place = directory.prepare(settings.data_directory)
     with directory.owned(place, directory.FLIGHT_LOCK):
-        _leave(_serve(flight_config(settings, place)))
+        _leave(_serve(flight_config(settings, place, certificate)))
 
 
 def _leave(code: int) -> NoReturn:
@@ -54,7 +56,9 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def flight_config(settings: Settings, data_directory: Path) -> FlightConfig:
+def flight_config(
+    settings: Settings, data_directory: Path, certificate: tls.Certificate | None = None
+) -> FlightConfig:
     """Return what the server takes, as plain values."""
     return FlightConfig(
         location=settings.flight_uri,
@@ -63,6 +67,7 @@ def flight_config(settings: Settings, data_directory: Path) -> FlightConfig:
         hot_memory_limit_bytes=settings.hot_memory_limit,
         source_priority=settings.source_priority,
         version=version("tickflight-server"),
+        tls=None if certificate is None else TlsPair(certificate.chain, certificate.key),
     )
 
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from storage.ports import SystemDisk
 from tickflightd.errors import AddressInUseError, ConfigurationError
 
 _CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
@@ -70,7 +71,7 @@ def require_writable(directory: Path) -> None:
         ConfigurationError: It can't be created, or nothing can be written there.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        SystemDisk().make_directory(directory)
         # Asking access() would believe the mode bits: root and read-only mounts prove it wrong.
         with tempfile.TemporaryFile(dir=directory):
             pass
@@ -107,7 +108,8 @@ def require_loopback(host: str) -> None:
     if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         raise ConfigurationError(
             f"TICKFLIGHT_FLIGHT_URI names {host}, which other machines reach, and the connection is"
-            " not encrypted: serve at 127.0.0.1 and let others in through an SSH tunnel"
+            " not encrypted: set TICKFLIGHT_TLS_CERT and TICKFLIGHT_TLS_KEY and begin the address"
+            " with grpc+tls, or serve at 127.0.0.1 and let others in through an SSH tunnel"
         )
 
 

@@ -23,7 +23,7 @@ from tickflightd.quantities import parse_bytes, parse_duration, parse_list
 PREFIX: Final = "TICKFLIGHT_"
 ENV_FILE: Final = Path(".env")
 DEMO_DIRECTORY: Final = "demo"
-SCHEMES: Final = ("grpc", "grpc+tcp")
+SCHEMES: Final = ("grpc", "grpc+tcp", "grpc+tls")
 
 WITHOUT_EFFECT: Final = frozenset(
     f"{PREFIX}{name}"
@@ -34,8 +34,6 @@ WITHOUT_EFFECT: Final = frozenset(
         "LAKE_URI",
         "REDIS_URL",
         "RETENTION",
-        "TLS_CERT",
-        "TLS_KEY",
         "TT_REFRESH",
         "WEBHOOK_SECRET",
         "WEB_HOST",
@@ -103,6 +101,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     flight_uri: FlightUri = "grpc://127.0.0.1:8815"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_root_certs: Path | None = None
     api_key: SecretStr | None = None
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
 

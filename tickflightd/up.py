@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Final
 
 import rich_click as click
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from flight_server.errors import FlightServiceError
 from flight_server.keys import Scope
 from storage.ports import SystemClock
-from tickflightd import directory, logs, machine
+from tickflightd import directory, logs, machine, tls
 from tickflightd.access import OWN_EXTENSION_SECONDS, READING, OwnKeys, key_store
 from tickflightd.connection import connected
 from tickflightd.diary import Diary
@@ -23,6 +24,7 @@ from tickflightd.processes import role_command
 from tickflightd.roles import Role
 from tickflightd.settings import Settings, child_environment
 from tickflightd.supervisor import Supervisor
+from tickflightd.tls import Certificate
 from tickflightd.welcome import ready_line, welcome
 
 FLIGHT_STOP_SECONDS: Final = 2.5
@@ -45,15 +47,21 @@ def up(settings: Settings) -> None:
     """
     logs.configure("up", level=settings.log_level, secrets=settings.secrets)
     _tell_what_is_missing(settings)
+    certificate = tls.server_certificate(settings)
+    if certificate is None:
+        machine.require_loopback(settings.flight_host)
     uri = claim_address(settings)
     place = directory.prepare(settings.data_directory)
     with directory.owned(place, directory.UP_LOCK), key_store(place) as store:
         clock = SystemClock()
         with OwnKeys(store, clock) as keys:
             everything = keys.mint("commands", tuple(Scope))
-            directory.write_local_access(place, LocalAccess(uri, everything.key))
+            access = LocalAccess(uri, everything.key)
+            if certificate is not None:
+                access = replace(access, root_certs=certificate.path, server_name=certificate.name)
+            directory.write_local_access(place, access)
             try:
-                asyncio.run(_Service(settings, uri, keys).run())
+                asyncio.run(_Service(settings, uri, keys, certificate).run())
             finally:
                 directory.remove_local_access(place)
 
@@ -72,7 +80,6 @@ def claim_address(settings: Settings) -> str:
     Raises:
         ConfigurationError: The address can't be served at.
     """
-    machine.require_loopback(settings.flight_host)
     deadline = time.monotonic() + directory.HANDOVER_SECONDS
     while True:
         try:
@@ -88,8 +95,11 @@ def claim_address(settings: Settings) -> str:
 class _Service:
     """The roles of one ``up``, from start to stop."""
 
-    def __init__(self, settings: Settings, uri: str, keys: OwnKeys) -> None:
+    def __init__(
+        self, settings: Settings, uri: str, keys: OwnKeys, certificate: Certificate | None
+    ) -> None:
         self._settings = settings
+        self._certificate = certificate
         self._uri = uri
         self._keys = keys
         self._supervisor: Supervisor | None = None
@@ -136,7 +146,7 @@ class _Service:
         lines = [ready_line(self._uri)]
         if self._settings.demo_enabled or sys.stdout.isatty():
             key = self._keys.mint_demo().key if self._settings.demo_enabled else None
-            lines.insert(0, welcome(self._settings, self._uri, key))
+            lines.insert(0, welcome(self._settings, self._uri, key, self._certificate))
         # In one piece: whoever waits for the ready line has the rest by then.
         click.echo("\n".join(lines))
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from tickflightd.settings import PREFIX, Settings
+from tickflightd.tls import Certificate
 
 SAMPLE_ROWS: Final = 5
+_TLS: Final = ', tls_root_certs=open("{path}", "rb").read(), override_hostname="{name}"'
 _QUERY: Final = (
     "import json, os, pyarrow.flight as flight; "
-    'client = flight.connect("{uri}"); '
+    'client = flight.connect("{uri}"{tls}); '
     'header = (b"authorization", b"Bearer " + os.environb[b"{prefix}API_KEY"]); '
     "options = flight.FlightCallOptions(headers=[header]); "
     'ticket = {{"op": "latest", "symbols": ["{symbol}"], "limit": {rows}}}; '
@@ -24,19 +26,22 @@ def ready_line(uri: str) -> str:
     return f"ready flight={uri}"
 
 
-def welcome(settings: Settings, uri: str, demo_key: str | None) -> str:
+def welcome(
+    settings: Settings, uri: str, demo_key: str | None, certificate: Certificate | None = None
+) -> str:
     """Return the block for people.
 
     Args:
         settings: What the service was started with.
         uri: Where it answers.
         demo_key: A key to show, if it opens nothing but synthetic data.
+        certificate: What it shows, if it does.
     """
     lines = ["", f"  tickflight serves Apache Arrow Flight at {uri}"]
     if demo_key is None:
         lines += _how_to_get_a_key()
     else:
-        lines += _demo(settings, uri, demo_key)
+        lines += _demo(settings, uri, demo_key, certificate)
     return "\n".join([*lines, "", "  Stop with Ctrl-C.", ""])
 
 
@@ -45,9 +50,10 @@ def _how_to_get_a_key() -> list[str]:
     return ["", "  Make a key for each model that reads it:", "", create]
 
 
-def _demo(settings: Settings, uri: str, key: str) -> list[str]:
+def _demo(settings: Settings, uri: str, key: str, certificate: Certificate | None) -> list[str]:
     symbol = "MNQ" if "MNQ" in settings.symbols else settings.symbols[0]
-    query = _QUERY.format(uri=uri, prefix=PREFIX, symbol=symbol, rows=SAMPLE_ROWS)
+    tls = _TLS.format(path=certificate.path, name=certificate.name) if certificate else ""
+    query = _QUERY.format(uri=uri, tls=tls, prefix=PREFIX, symbol=symbol, rows=SAMPLE_ROWS)
     environment = f"{PREFIX}API_KEY={key}"
     default = Settings.model_fields["flight_uri"].default
     elsewhere = "" if uri == default else f" {PREFIX}FLIGHT_URI={uri}"

@@ -52,6 +52,43 @@ class TestOrder:
             resolve("grpc://example.org:8815", None, {})
 
 
+class TestTrust:
+    """What a client trusts where the server shows a certificate."""
+
+    URI = "grpc+tls://127.0.0.1:9915"
+
+    def leave(self, directory: Path) -> None:
+        path = leave_key(directory, uri=self.URI)
+        trust = {"root_certs": "/etc/service.crt", "server_name": "feed.example.com"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | trust))
+
+    def test_a_service_on_this_machine_says_what_to_trust_in_it(self, tmp_path: Path) -> None:
+        self.leave(tmp_path / "data")
+        settings = resolve(None, None, {})
+        assert settings.tls_root_certs == Path("/etc/service.crt")
+        assert settings.tls_server_name == "feed.example.com"
+
+    def test_it_does_so_for_whoever_brings_a_key_of_his_own(self, tmp_path: Path) -> None:
+        self.leave(tmp_path / "data")
+        settings = resolve(self.URI, "tf_a_a", {})
+        assert (settings.api_key, settings.tls_server_name) == ("tf_a_a", "feed.example.com")
+
+    def test_it_does_not_for_another_address(self, tmp_path: Path) -> None:
+        self.leave(tmp_path / "data")
+        settings = resolve("grpc+tls://example.org:8815", "tf_a_a", {})
+        assert (settings.tls_root_certs, settings.tls_server_name) == (None, None)
+
+    def test_an_argument_wins_over_the_environment(self) -> None:
+        environment = {"TICKFLIGHT_TLS_ROOT_CERTS": "/b.pem"}
+        assert resolve(self.URI, KEY, environment).tls_root_certs == Path("/b.pem")
+        chosen = resolve(self.URI, KEY, environment, tls_root_certs="/a.pem", tls_server_name="a")
+        assert (chosen.tls_root_certs, chosen.tls_server_name) == (Path("/a.pem"), "a")
+
+    def test_certificates_that_can_not_be_read_are_named(self) -> None:
+        with pytest.raises(tickflight.ConfigurationError, match="/nowhere/roots.pem"):
+            tickflight.connect(self.URI, KEY, tls_root_certs="/nowhere/roots.pem")
+
+
 class TestRefusals:
     @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
     def test_a_key_file_that_others_can_read_is_refused(self, tmp_path: Path, mode: int) -> None:

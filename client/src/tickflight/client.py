@@ -34,6 +34,7 @@ def connect(
     api_key: str | None = None,
     *,
     tls_root_certs: str | Path | None = None,
+    tls_server_name: str | None = None,
     timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
 ) -> Client:
     """Connect to a tickflight server.
@@ -45,15 +46,17 @@ def connect(
             running on this machine leaves in its data directory (``TICKFLIGHT_DATA_DIR``, or
             ``./data``), offered only to the address written beside it.
         tls_root_certs: a PEM file, where the server's certificate is not signed by a public
-            authority.
+            authority; default ``TICKFLIGHT_TLS_ROOT_CERTS``, then what the key file of this
+            machine's service names.
+        tls_server_name: the name to expect in the certificate, where it is not the address's, as
+            behind a tunnel.
         timeout: seconds a call that answers at once may take; None for ever.
 
     Raises:
         ConfigurationError: there is no key, or address, key or certificates can't be used.
     """
-    certificates = None if tls_root_certs is None else Path(tls_root_certs)
-    settings = resolve(uri, api_key)
-    return Client(Connection(settings, tls_root_certs=certificates), timeout=timeout)
+    settings = resolve(uri, api_key, tls_root_certs=tls_root_certs, tls_server_name=tls_server_name)
+    return Client(Connection(settings), timeout=timeout)
 
 
 class Client:

@@ -24,12 +24,11 @@ _SCHEMA_ERROR_KEY: Final = b"tickflight.error"
 class Connection:
     """A Flight channel that sends the key with every call; safe to share between threads."""
 
-    def __init__(self, settings: Settings, *, tls_root_certs: Path | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._tls_root_certs = tls_root_certs
         self._header = (b"authorization", b"Bearer " + settings.api_key.encode())
         with map_errors():
-            self._client = flight.connect(settings.uri, **_tls(tls_root_certs))
+            self._client = flight.connect(settings.uri, **_tls(settings))
 
     def __repr__(self) -> str:
         return f"<Connection {self._settings.uri}>"
@@ -47,7 +46,7 @@ class Connection:
 
     def again(self) -> "Connection":
         """Another channel to the same server with the same key."""
-        return Connection(self._settings, tls_root_certs=self._tls_root_certs)
+        return Connection(self._settings)
 
     def close(self) -> None:
         """Let the channel go; idempotent."""
@@ -112,14 +111,21 @@ class Connection:
         return flight.FlightCallOptions(timeout=timeout, headers=[self._header])
 
 
-def _tls(tls_root_certs: Path | None) -> dict[str, bytes]:
-    if tls_root_certs is None:
-        return {}
+def _tls(settings: Settings) -> dict[str, str | bytes]:
+    options: dict[str, str | bytes] = {}
+    if settings.tls_root_certs is not None:
+        options["tls_root_certs"] = _read(settings.tls_root_certs)
+    if settings.tls_server_name is not None:
+        options["override_hostname"] = settings.tls_server_name
+    return options
+
+
+def _read(certificates: Path) -> bytes:
     try:
-        return {"tls_root_certs": tls_root_certs.read_bytes()}
+        return certificates.read_bytes()
     except OSError as error:
         raise ConfigurationError(
-            f"the certificates in {tls_root_certs} can't be read: {error.strerror}"
+            f"the certificates in {certificates} can't be read: {error.strerror}"
         ) from None
 
 

@@ -17,23 +17,39 @@ from urllib.parse import urlsplit
 from tickflight.errors import ConfigurationError
 
 DEFAULT_URI: Final = "grpc://127.0.0.1:8815"
-SCHEMES: Final = frozenset({"grpc", "grpc+tcp", "grpc+tls", "grpc+unix"})
+TLS_SCHEME: Final = "grpc+tls"
+SCHEMES: Final = frozenset({"grpc", "grpc+tcp", TLS_SCHEME, "grpc+unix"})
 _MAX_ENV_BYTES: Final = 1 << 20  # a .env is a page of text; a larger file is a mistake
 _MAX_KEY_FILE_BYTES: Final = 1 << 16  # likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What it takes to reach a server; the key stays out of ``repr``."""
+    """What it takes to reach a server; the key stays out of ``repr``.
+
+    Attributes:
+        uri: Where it answers.
+        api_key: The key.
+        tls_root_certs: A PEM file of what to trust, where the server's certificate is not signed
+            by a public authority.
+        tls_server_name: The name to expect in the certificate, where it is not the address's.
+    """
 
     uri: str
     api_key: str = field(repr=False)
+    tls_root_certs: Path | None = None
+    tls_server_name: str | None = None
 
 
 def resolve(
-    uri: str | None, api_key: str | None, environment: Mapping[str, str] | None = None
+    uri: str | None,
+    api_key: str | None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    tls_root_certs: str | Path | None = None,
+    tls_server_name: str | None = None,
 ) -> Settings:
-    """Settle address and key from arguments, environment and the local key file.
+    """Settle address, key and what to trust from arguments, environment and local key file.
 
     Raises:
         ConfigurationError: there is no key, or address or key can't be right.
@@ -41,15 +57,30 @@ def resolve(
     environment = os.environ if environment is None else environment
     uri = uri or environment.get("TICKFLIGHT_FLIGHT_URI") or None
     api_key = api_key or environment.get("TICKFLIGHT_API_KEY") or None
-    if api_key is None:
+    roots = tls_root_certs or environment.get("TICKFLIGHT_TLS_ROOT_CERTS") or None
+    certs = None if roots is None else Path(roots)
+    local = None
+    if api_key is None or (_is_tls(uri) and certs is None):
         local = _local_settings(environment)
-        if local is not None and uri in (None, local.uri):
-            return Settings(_checked_uri(local.uri), _checked_key(local.api_key))
+        if local is not None and uri not in (None, local.uri):
+            local = None  # it speaks of another service
+    if local is not None:
+        uri, api_key = local.uri, api_key or local.api_key
+        certs, tls_server_name = (
+            certs or local.tls_root_certs,
+            tls_server_name or local.tls_server_name,
+        )
+    if api_key is None:
         raise ConfigurationError(
             "no API key: set TICKFLIGHT_API_KEY or pass api_key=…"
             " (`tickflightd keys create NAME` makes one)"
         )
-    return Settings(_checked_uri(uri or DEFAULT_URI), _checked_key(api_key))
+    checked = _checked_uri(uri or DEFAULT_URI), _checked_key(api_key)
+    return Settings(*checked, tls_root_certs=certs, tls_server_name=tls_server_name)
+
+
+def _is_tls(uri: str | None) -> bool:
+    return uri is not None and uri.startswith(f"{TLS_SCHEME}://")
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -111,8 +142,14 @@ def _local_settings(environment: Mapping[str, str]) -> Settings | None:
 def _parse_key_file(path: Path, text: str) -> Settings:
     try:
         content = json.loads(text)
-        return Settings(str(content["uri"]), str(content["key"]))
-    except (ValueError, KeyError, TypeError):
+        certs = content.get("root_certs")
+        return Settings(
+            str(content["uri"]),
+            str(content["key"]),
+            None if certs is None else Path(str(certs)),
+            content.get("server_name"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         # Not chained: the cause would show the text, and the text is the key.
         raise ConfigurationError(
             f"{path} is not a key file; restart the service to have it written anew"
