@@ -35,6 +35,10 @@ setup: .venv/run.stamp ## make everything ready, start nothing
 test: .venv/dev.stamp ## run all tests
 	@$(BIN)/pytest
 
+.PHONY: test-hard
+test-hard: .venv/dev.stamp ## crash states, kills, power cuts and mutants by the thousand (root)
+	@$(BIN)/pytest -m hard
+
 .PHONY: check
 check: .venv/dev.stamp ## formatting, lint, types, direction of imports
 	@$(BIN)/ruff format --check .
@@ -48,8 +52,8 @@ format: .venv/dev.stamp ## format the code, fix what can be fixed
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: .venv/dev.stamp ## measure; prints JSON lines and a table
-	@$(BIN)/python -m bench
+bench: .venv/dev.stamp ## measure; prints JSON lines and a table, writes docs/benchmarks.md
+	@$(BIN)/python -m bench --write docs/benchmarks.md
 
 .PHONY: clean
 clean: ## remove what make has made, but never data

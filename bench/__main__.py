@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import os
 import shlex
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench.measure import Measure
 from bench.measures import ingest, latest
 from bench.report import print_table, write_page
 
+REST_SECONDS = 60.0
+"""After which the load average of a minute has forgotten most of ours."""
 SUITES: Mapping[str, Callable[[Path, argparse.Namespace], Iterator[Measure]]] = {
     "ingest": lambda home, options: ingest(home, options.seconds),
     "latest": lambda home, options: latest(home, options.calls),
@@ -35,13 +38,23 @@ def main() -> None:
     unknown = set(options.names) - set(SUITES)
     if unknown:
         parser.error(f"there is no {min(unknown)}; there are {', '.join(SUITES)}, or soak alone")
-    measures = []
+    measures, load = [], os.getloadavg()[0]
     for measure in _measured(options):
         print(json.dumps({**asdict(measure), "ratio": measure.ratio}), flush=True)
         measures.append(measure)
     print_table(measures)
     if options.write is not None:
-        write_page(options.write, measures, shlex.join(["python", "-m", "bench", *sys.argv[1:]]))
+        time.sleep(REST_SECONDS)
+        write_page(options.write, measures, _command(options), (load, os.getloadavg()[0]))
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return what was typed, without the places it names."""
+    sizes = ("seconds", "calls", "rows")
+    return shlex.join(
+        ["python", "-m", "bench", *options.names]
+        + [f"--{size}={getattr(options, size)}" for size in sizes]
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -62,13 +62,13 @@ def _read(service: Service, ticket: dict[str, object]) -> object:
 
 def restart(home: Path, rows: int) -> Iterator[Measure]:
     """Fill in small batches, kill -9, start again; beside SQLite reading the same files."""
-    began = time.perf_counter()
     with running(home) as service:
-        empty_seconds = time.perf_counter() - began
         count = rows // PRODUCERS
         sent = produce(service.uri, service.key, "fill", SMALL_BATCH_ROWS, count=count)
         service.process.process.kill()
         service.process.wait()
+        # In turns with empty ones: what it takes to start Python is no part of recovery.
+        empty_seconds = _seconds_to_start_empty(home / "before")
         began = time.perf_counter()
         with RunningService(home, DEMO="0", FLIGHT_URI=service.uri) as again:
             seconds = time.perf_counter() - began
@@ -76,20 +76,28 @@ def restart(home: Path, rows: int) -> Iterator[Measure]:
     acked = int(sum(part["rows"] for part in sent))
     journal = home / "data" / "journal"
     read_seconds, size = _read_with_sqlite(journal)
+    empty_seconds = (empty_seconds + _seconds_to_start_empty(home / "after")) / 2
     yield Measure(
         name=f"restart after kill -9, {acked:,} ticks that came in {SMALL_BATCH_ROWS}-row batches",
-        value=held / seconds,
-        unit="ticks/s",
-        floor=held / read_seconds,
-        floor_is="sqlite3 reading the same journal",
+        value=seconds,
+        unit="s to ready",
+        floor=empty_seconds + read_seconds,
+        floor_is="an empty start, and sqlite3 reading the same journal",
         details={
-            "seconds": seconds,
-            "seconds_to_start_empty": empty_seconds,
-            "floor_seconds": read_seconds,
+            "empty_start_s": empty_seconds,
+            "sqlite_s": read_seconds,
+            "ticks_a_second": held / seconds,
             "lost": acked - held,
             "journal_bytes_a_tick": size / held,
         },
     )
+
+
+def _seconds_to_start_empty(home: Path) -> float:
+    home.mkdir()
+    began = time.perf_counter()
+    with RunningService(home, DEMO="0"):
+        return time.perf_counter() - began
 
 
 def _read_with_sqlite(journal: Path) -> tuple[float, int]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from bench.measure import Measure
 from tickflightd.machine import memory_bytes
 
+Loads = tuple[float, float]
 COLUMNS = ("measured", "ours", "floor", "ours / floor", "details")
 PAGE = """\
 # Benchmarks
@@ -24,6 +25,7 @@ Written by `{command}` on {date}; run it again to see how your machine does.
 |---|---|
 | cores | {cores} |
 | memory | {memory:.0f} GiB |
+| load average before, and a minute after | {load} |
 | kernel | {kernel} |
 | Python | {python} |
 | pyarrow | {pyarrow} |
@@ -39,6 +41,9 @@ figures say something about the machine; the ratio says something about tickflig
 (`ticks/s`) more is better, so a ratio below 1 is what safety costs; for times (`ms`) less is
 better, so it is a ratio above 1.
 
+Nothing else should be busy: a load near the number of cores before the run means that the figures
+are those of a disturbed machine, ratios included.
+
 Clients run on the same machine and take their share of its cores: where there are few, producers
 compete with the server.
 
@@ -46,8 +51,9 @@ compete with the server.
   a server that counts and forgets, keeps nothing.
 - **latest**: calls take turns with the floor's, so both see the same disturbances.
 - **range**: the floor reads a zstd Parquet file of the same rows and streams it.
-- **restart**: from the start of the command to `ready`. `lost` counts acknowledged rows that are
-  not there: anything but 0 is a bug.
+- **restart**: from the start of the command to `ready`; the floor is a start without any rows plus
+  the time SQLite takes to hand out the same records. `lost` counts acknowledged rows that are not
+  there: anything but 0 is a bug.
 - **burst**: rows that find no room wait in memory and spool of their writer, and arrive once the
   service has room again. `lost` likewise.
 """
@@ -64,15 +70,23 @@ def print_table(measures: Sequence[Measure]) -> None:
     Console(file=sys.stderr).print(table)
 
 
-def write_page(path: Path, measures: Sequence[Measure], command: str) -> None:
-    """Write the page; it names no host, no user and no place."""
+def write_page(path: Path, measures: Sequence[Measure], command: str, loads: Loads) -> None:
+    """Write the page; it names no host, no user and no place.
+
+    Args:
+        path: The page.
+        measures: What was measured.
+        command: What was typed.
+        loads: Load averages of a minute, before the run and a minute after it.
+    """
     rows = [COLUMNS, ("---", "---:", "---:", "---:", "---"), *map(_cells, measures)]
     page = PAGE.format(
         command=command,
         date=f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
         cores=os.cpu_count(),
+        load=" and ".join(f"{load:.1f}" for load in loads),
         memory=memory_bytes() / (1 << 30),
-        kernel=f"{platform.system()} {platform.release()}",
+        kernel=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         python=platform.python_version(),
         pyarrow=pa.__version__,
         table="\n".join(f"| {' | '.join(row)} |" for row in rows),
