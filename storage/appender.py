@@ -143,6 +143,7 @@ class Appender:
     def close(self, stream: AppendStream) -> None:
         """Forget a stream once its batches are taken: their numbers are, so they must be, too."""
         stream.wait_until_taken()
+        stream.release()
         with self._lanes_lock:
             self._lanes = tuple(lane for lane in self._lanes if lane.stream is not stream)
 

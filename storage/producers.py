@@ -253,6 +253,12 @@ class AppendStream:
             self._taken.notify_all()
             self._settled.notify_all()
 
+    def release(self) -> None:
+        """Let go of the producer: it outlives its streams by far, and must not keep them."""
+        with self._table.lock:
+            if self._producer.stream is self:
+                self._producer.stream = None
+
     @property
     def error(self) -> StorageError | None:
         """Why the stream was ended from this side; None as long as it was not."""

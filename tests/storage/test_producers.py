@@ -1,6 +1,8 @@
 """Producers number their batches; every number is taken once, whatever happens to the wire."""
 
+import gc
 import threading
+import weakref
 from contextlib import suppress
 
 import pyarrow as pa
@@ -174,6 +176,18 @@ class TestTakeOver:
 
 
 class TestClosing:
+    def test_a_producer_does_not_keep_the_streams_it_has_had(self, store: Store) -> None:
+        stream = opened(store)
+        stream.push(tick(1), "p", 1)
+        stream.end()
+        while stream.next_ack():
+            pass
+        store.close_stream(stream)
+        held = weakref.ref(stream)
+        del stream
+        gc.collect()
+        assert held() is None
+
     def test_closing_makes_everything_durable_and_acknowledges_it(self, lab: Lab) -> None:
         store = lab.open()
         stream = opened(store)
