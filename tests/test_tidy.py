@@ -102,7 +102,11 @@ IN_TESTS: Final = (
         r"\b(127\.0\.0\.1|port=|bind\(\()\D{0,4}[1-9]\d{3,4}\b",
         "port 0: two runs must not meet",
         # These read addresses; nothing listens or connects there.
-        ("tests/tickflightd/test_settings.py", "client/tests/test_sdk_settings.py"),
+        (
+            "tests/tickflightd/test_settings.py",
+            "tests/tickflightd/test_tls.py",
+            "client/tests/test_sdk_settings.py",
+        ),
     ),
 )
 
