@@ -91,7 +91,7 @@ class ControlDatabase:
         self._read_lock = threading.Lock()
         self._write_lock = threading.Lock()
         with _store_errors(self._path), ExitStack() as undo:
-            directory.mkdir(parents=True, exist_ok=True)
+            SystemDisk().make_directory(directory)
             if not self._path.exists():
                 _create(directory)
             self.pepper = _read_pepper(directory)

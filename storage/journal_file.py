@@ -287,11 +287,15 @@ def is_unfinished(path: Path) -> bool:
     """Whether a file was cut off while it was made, before its header: then it holds nothing.
 
     Raises:
-        JournalCorruptError: The file is not an SQLite database at all.
+        JournalCorruptError: The file is not an SQLite database at all, or has lost its tables.
     """
-    with _mapped_errors(path), closing(connect(path)) as connection:
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        return bool(tables == 0)
+    with _mapped_errors(path):
+        used = path.stat().st_size > PAGE_BYTES
+        with closing(connect(path)) as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if used and tables == 0:
+        raise JournalCorruptError(path, None, "its tables are missing")
+    return bool(tables == 0)
 
 
 def remove(path: Path, disk: Disk) -> None:

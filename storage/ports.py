@@ -68,8 +68,9 @@ class SystemDisk:
         """See ``Disk.make_directory``."""
         missing = [p for p in (path, *path.parents) if not p.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        for made in missing:
-            self.sync_directory(made.parent)
+        # Its own name in any case: whoever has made it may have left it at that.
+        for parent in {path.parent, *(made.parent for made in missing)}:
+            self.sync_directory(parent)
 
     def list(self, path: Path) -> list[Path]:
         """See ``Disk.list``."""

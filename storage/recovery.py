@@ -12,6 +12,7 @@ from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import JournalCorruptError
 from storage.journal_file import SUFFIX, JournalReader, Record, is_unfinished, remove
+from storage.journal_log import require_sound_log
 from storage.ports import Disk
 from storage.schemas import DATASETS, Layout
 from storage.validation import Column, fixed_width_values
@@ -60,6 +61,8 @@ def recover(directory: Path, disk: Disk) -> Recovered:
         JournalError: A file can't be read.
     """
     paths = [path for path in disk.list(directory) if path.name.endswith(SUFFIX)]
+    for path in paths:
+        require_sound_log(path)  # once SQLite has opened the file, it is too late to ask
     if paths and is_unfinished(paths[-1]):
         remove(paths.pop(), disk)
     readers = [JournalReader(path) for path in paths]
