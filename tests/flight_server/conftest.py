@@ -1,6 +1,8 @@
 """A whole service on a free port, keys for it, and clients that speak plain Arrow Flight."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,15 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 HOUR = 3_600_000_000
+CHANNEL = [
+    # A server that was killed is tried again at once.
+    *((f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")),
+    # A client that does not read is full at once: windows that adapt grow beyond most answers.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 16),
+]
+REPOSITORY = Path(__file__).parents[2]
+PROCESS = Path(__file__).with_name("flight_process.py")
 
 
 @dataclass
@@ -118,9 +129,7 @@ class House:
     def caller(self, *scopes: Scope, symbols: list[str] | None = None) -> Caller:
         """Make a key, with every scope unless told, and a client that uses it."""
         key = self.keys.create("model", scopes=scopes or list(Scope), symbols=symbols).key
-        headers = [(b"authorization", f"Bearer {key}".encode())]
-        options = flight.FlightCallOptions(headers=headers, timeout=30)
-        return Caller(flight.connect(self.service.uri), options)
+        return caller_at(self.service.uri, key)
 
 
 def config(directory: Path, location: str = "grpc://127.0.0.1:0", **changes: Any) -> FlightConfig:
@@ -134,6 +143,57 @@ def config(directory: Path, location: str = "grpc://127.0.0.1:0", **changes: Any
         "version": "1.2.3",
     }
     return FlightConfig(**{**values, **changes})
+
+
+class Server:
+    """A flight service in a process of its own, which can be killed."""
+
+    def __init__(self, directory: Path, location: str = "grpc://127.0.0.1:0") -> None:
+        command = [sys.executable, str(PROCESS), str(directory), location]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        )
+        self.uri = self._said("ready")
+
+    def _said(self, word: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:  # beside what the service logs
+            first, _, rest = line.strip().partition(" ")
+            if first == word:
+                return rest
+        raise AssertionError(f"the process has ended before it said {word}")
+
+    def stop(self) -> float:
+        """Stop cleanly; return how many seconds that took."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        seconds = float(self._said("stopped"))
+        self._reap()
+        return seconds
+
+    def kill(self) -> None:
+        """End the process as a power cut would, and wait until it is gone."""
+        self.process.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        self.process.wait(10)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def caller_at(uri: str, key: str, timeout: float = 30) -> Caller:
+    """Return a client with a key."""
+    headers = [(b"authorization", f"Bearer {key}".encode())]
+    client = flight.connect(uri, generic_options=CHANNEL)
+    return Caller(client, flight.FlightCallOptions(headers=headers, timeout=timeout))
+
+
+def new_key(directory: Path) -> str:
+    """Make a key with every scope in the control database of a service that may run or not."""
+    with KeyStore(directory, SystemClock()) as keys:
+        return keys.create("model", scopes=list(Scope)).key
 
 
 @contextmanager
