@@ -85,7 +85,7 @@ class TestTrust:
         assert (chosen.tls_root_certs, chosen.tls_server_name) == (Path("/a.pem"), "a")
 
     def test_certificates_that_can_not_be_read_are_named(self) -> None:
-        with pytest.raises(tickflight.ConfigurationError, match="/nowhere/roots.pem"):
+        with pytest.raises(tickflight.ConfigurationError, match=r"/nowhere/roots\.pem"):
             tickflight.connect(self.URI, KEY, tls_root_certs="/nowhere/roots.pem")
 
 

@@ -94,7 +94,7 @@ def test_spools_and_scratch_files_are_found(tmp_path: Path) -> None:
 class TestJournal:
     def test_headers_are_read_beside_the_writer_and_change_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / file_name(1, 0)
-        JournalWriter(path, HEADER)
+        writer = JournalWriter(path, HEADER)
         before = {one.name: one.read_bytes() for one in tmp_path.glob("*.journal*")}
         (found,) = journal_files(tmp_path)
         assert found.header == HEADER
@@ -102,6 +102,7 @@ class TestJournal:
         after = {one.name: one.read_bytes() for one in tmp_path.glob("*.journal*")}
         for name in (path.name, f"{path.name}-wal"):
             assert after[name] == before[name]
+        writer.seal()  # held until here: whoever closes the file last folds its log away
 
     def test_a_log_that_a_killed_server_left_is_not_folded(self, tmp_path: Path) -> None:
         killed = (
