@@ -36,6 +36,7 @@ def run(settings: Settings) -> NoReturn:
     """
     logs.configure("flight", level=settings.log_level, secrets=settings.secrets)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    machine.allow_many_files()
     certificate = tls.server_certificate(settings)
     if certificate is None:
         machine.require_loopback(settings.flight_host)

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import os
 import re
+import resource
 import socket
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Final
 from storage.ports import SystemDisk
 from tickflightd.errors import AddressInUseError, ConfigurationError
 
+FILES_WANTED: Final = 65_536
+"""Open files: more than there are ports for clients to come from on one address."""
 _CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _REMOTE_FILE_SYSTEMS: Final = frozenset({"9p", "cifs", "drvfs", "nfs", "nfs4", "smb3", "smbfs"})
@@ -26,6 +29,18 @@ def memory_bytes(cgroup: Path = _CGROUP_MEMORY) -> int:
         return min(installed, int(cgroup.read_text()))
     except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
         return installed
+
+
+def allow_many_files() -> None:
+    """Raise the number of files this process may open: every connection is one.
+
+    The usual soft limit of 1,024 is below what clients may open by mistake, and the journal needs
+    a new file every hour.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def file_system(path: Path, mounts: str) -> str:
