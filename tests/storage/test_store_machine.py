@@ -233,4 +233,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestStore = Machine.TestCase
-TestStore.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestStore.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
