@@ -196,7 +196,10 @@ class Appender:
                 rows = set_aside(lane.store.dataset, batch, outcome.rejected, self._arrival)
                 self._quarantine.append(rows)
                 bad += rows.num_rows
-        mark = Mark(lane.stream, taken[-1][0], lane.store.end - start, bad, duplicates)
+        good = lane.store.end - start
+        if lane.store is self._quarantine:
+            good -= bad  # what was put aside went to the same place
+        mark = Mark(lane.stream, taken[-1][0], good, bad, duplicates)
         group = [Appended(lane.store, start, lane.store.end, self._arrival, (mark,))]
         if bad and lane.store is not self._quarantine:
             end = self._quarantine.end

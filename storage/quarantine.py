@@ -19,7 +19,8 @@ def set_aside(
     for found in rejected:
         for row in found.rows.tolist():
             reasons.setdefault(row, found.reason)
-    rows = plain_rows(pa.Table.from_batches([batch]).take(pa.array(list(reasons), pa.int64())))
+    chosen = pa.array(list(reasons), pa.int64())
+    rows: list[dict[str, Any]] = _plain(pa.Table.from_batches([batch])).take(chosen).to_pylist()
     now = pa.scalar(arrival, TIMESTAMP)
     columns = {
         "ts_event": [now] * len(rows),
@@ -35,14 +36,20 @@ def set_aside(
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Return rows with instants in µs and dates in days: Python's own end with the year 9999."""
+    return list(_plain(table).to_pylist())
+
+
+def _plain(table: pa.Table) -> pa.Table:
     # Nullable all of them: a client may promise that a column has no nulls, and send one.
-    fields = [pa.field(field.name, _countable(field.type)) for field in table.schema]
-    return list(table.cast(pa.schema(fields)).to_pylist())
+    fields = [pa.field(field.name, _plain_type(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields))
 
 
-def _countable(data_type: pa.DataType) -> pa.DataType:
+def _plain_type(data_type: pa.DataType) -> pa.DataType:
     if pa.types.is_timestamp(data_type):
         return pa.int64()
+    if pa.types.is_string_view(data_type):  # of which Arrow can't take rows
+        return pa.string()
     return pa.int32() if pa.types.is_date32(data_type) else data_type
 
 
