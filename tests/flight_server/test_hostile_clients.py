@@ -288,7 +288,7 @@ class TestSize:
         limit = {"op": "latest", "symbols": [f"S{n}" for n in range(9_000)], "limit": 1_000_000}
         assert victim.polite.get(limit).num_rows == 0  # there is nothing, and it was not built
 
-    def test_headers(self, victim: Victim) -> None:
+    def test_headers_are_refused_beyond_a_limit(self, victim: Victim) -> None:
         headers = [(b"authorization", b"Bearer " + victim.key.encode())]
         headers += [(b"x-%d" % n, b"y" * 1_000) for n in range(200)]
         options = flight.FlightCallOptions(headers=headers, timeout=30)
@@ -337,7 +337,7 @@ class TestWire:
             "headers without end",
         ],
     )
-    def test_garbage(self, victim: Victim, bytes_sent: bytes) -> None:
+    def test_garbage_harms_nobody(self, victim: Victim, bytes_sent: bytes) -> None:
         for _ in range(5):
             with self.connect(victim) as wire, contextlib.suppress(OSError):
                 wire.sendall(bytes_sent)
