@@ -246,9 +246,13 @@ class Journal:
         self._introduced = {}
 
     def _seal(self) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             self._writer.seal()
-            self._disk.sync_directory(self._directory)
+        except JournalFullError:
+            return  # the next life reads it as it is
+        self._disk.sync_directory(self._directory)
 
     def _keep_house(self) -> None:
         """Fold write-ahead logs into their files, beside the commits."""

@@ -30,6 +30,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from storage.errors import JournalCorruptError, JournalError, JournalFullError
+from storage.journal_log import LOG_SUFFIX
 from storage.ports import MICROSECONDS, Disk
 
 APPLICATION_ID: Final = 0x54464C4A  # "TFLJ"
@@ -303,6 +304,21 @@ def remove(path: Path, disk: Disk) -> None:
     for suffix in ("", "-wal", "-shm"):
         disk.remove(path.with_name(path.name + suffix))
     disk.sync_directory(path.parent)
+
+
+def fold(path: Path, disk: Disk) -> None:
+    """Fold the log that a killed life has left into its file.
+
+    The kill may have come before the sync, so what can be read is not durable yet. Closing the file
+    would do this too, but keep quiet when it fails.
+
+    Raises:
+        JournalError: The disk refuses, so nothing in the log may be acknowledged again.
+    """
+    if disk.size(path.with_name(path.name + LOG_SUFFIX)) == 0:
+        return
+    with _mapped_errors(path), closing(connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def checkpoint(path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import JournalCorruptError
-from storage.journal_file import SUFFIX, JournalReader, Record, is_unfinished, remove
+from storage.journal_file import SUFFIX, JournalReader, Record, fold, is_unfinished, remove
 from storage.journal_log import require_sound_log
 from storage.ports import Disk
 from storage.schemas import DATASETS, Layout
@@ -63,6 +63,7 @@ def recover(directory: Path, disk: Disk) -> Recovered:
     paths = [path for path in disk.list(directory) if path.name.endswith(SUFFIX)]
     for path in paths:
         require_sound_log(path)  # once SQLite has opened the file, it is too late to ask
+        fold(path, disk)
     if paths and is_unfinished(paths[-1]):
         remove(paths.pop(), disk)
     readers = [JournalReader(path) for path in paths]

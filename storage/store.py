@@ -77,7 +77,9 @@ class Store:
         self._config = config
         self._clock = clock
         self._on_failure = on_failure
-        self._failed = threading.Event()
+        self._stopping = threading.Event()
+        self._failed = False
+        self._failing = threading.Lock()
         self._memory_checked = 0.0
         directory = config.directory / "journal"
         disk.make_directory(directory)
@@ -133,7 +135,7 @@ class Store:
             return
         self._memory_checked = now
         while self.nbytes > self._config.hot_memory_limit:
-            if self._failed.wait(MEMORY_POLL_SECONDS):
+            if self._stopping.wait(MEMORY_POLL_SECONDS):
                 raise StoreClosedError("the server is shutting down; send to it again later")
 
     @property
@@ -165,7 +167,7 @@ class Store:
 
     def close(self) -> None:
         """Make everything durable that was appended, and stop."""
-        self._failed.set()
+        self._stopping.set()
         self._appender.stop()
         self._journal.stop()
         self._appender.fail_streams(StoreClosedError("the server is shutting down"))
@@ -185,9 +187,11 @@ class Store:
         self._appender.start(arrival)
 
     def _fail(self, error: BaseException) -> None:
-        if self._failed.is_set():
-            return
-        self._failed.set()
+        with self._failing:
+            if self._failed:
+                return
+            self._failed = True
+        self._stopping.set()
         broken = StoreClosedError("the server has failed and is restarting; send to it again later")
         self._appender.fail_streams(error if isinstance(error, StorageError) else broken)
         self._on_failure(error)

@@ -6,6 +6,7 @@ The model is stricter than any file system we know:
   the write had returned. Until then any subset of the writes may be there, in any order; of each,
   any subset of its 512-byte sectors, and where it made the file longer, zeros in its place.
 * A change of a file's size is such a write.
+* Writes whose sync has failed are never safe, even if a later one succeeds: Linux forgets them.
 * A new, changed or removed name is safe only once the *directory* has been synced. Until then any
   subset of those changes may be there.
 """
@@ -42,6 +43,8 @@ class Change:
 
     returned: bool = False
     durable: bool = False
+    doomed: bool = False
+    """A sync of it has failed: no later one can be believed, whatever it says."""
 
 
 @dataclass(eq=False)
@@ -185,6 +188,13 @@ class CrashDisk:
         """Return how many changes are not durable."""
         return sum(len(node.changes) for node in self._nodes(self._top))
 
+    def fails_to_sync_a_directory(self, moment: Moment) -> bool:
+        """Whether a moment is the end of a sync of a directory that has failed."""
+        call = moment.call
+        if call.name not in ("fsync", "fdatasync") or moment.begins or call.result == 0:
+            return False
+        return isinstance(self._open.get(self._key(call, str(call.arguments[0]))), Directory)
+
     # What a power cut leaves
 
     def _walk(self, directory: Directory, prefix: str, policy: "_Policy", image: Image) -> None:
@@ -311,10 +321,13 @@ class CrashDisk:
         if node is None:
             return
         if begins:
-            self._begun[id(call)] = [(node, change) for change in node.changes if change.returned]
+            covered = [c for c in node.changes if c.returned and not c.doomed]
+            self._begun[id(call)] = [(node, change) for change in covered]
             return
         for _, change in self._begun.pop(id(call), []):
             change.durable = call.result == 0
+            # Names are journaled: where that fails, the whole file system stops taking changes.
+            change.doomed = not change.durable and isinstance(node, File)
         node.settle()
 
     def on_name(self, call: Call, *, begins: bool) -> None:

@@ -17,6 +17,7 @@ from flight_server.files import FileRegistry, ImportState
 from flight_server.keys import KeyStore, Scope
 from storage.ports import SystemClock, SystemDisk
 from storage.recovery import recover
+from tests.crash import model
 from tests.crash.control_workload import ROWS
 from tests.crash.disk import CrashDisk, Image, materialise
 from tests.crash.model import Model, Promise
@@ -45,12 +46,33 @@ class JournalChecker:
 
     def check(self, directory: Path, promised: Sequence[str], *, resume: bool) -> None:
         """See ``Checker.check``."""
-        words = [line.split() for line in promised]
-        promises = [Promise(name, int(seq)) for name, seq in words]
         SystemDisk().make_directory(directory / "journal")
-        self.model.check(recover(directory / "journal", SystemDisk()), promises)
+        self.model.check(recover(directory / "journal", SystemDisk()), promises_of(promised))
         if resume:
-            self.model.resume(directory)
+            model.resume(self.model.scenario, directory)
+
+
+@dataclass
+class LooseChecker:
+    """Of a life of the store that did not come to its end, so that its order is not known."""
+
+    scenario: str
+
+    def check(self, directory: Path, promised: Sequence[str], *, resume: bool) -> None:
+        """See ``Checker.check``."""
+        scenario = SCENARIOS[self.scenario]
+        SystemDisk().make_directory(directory / "journal")
+        recovered = recover(directory / "journal", SystemDisk())
+        model.check_promises(recovered, promises_of(promised))
+        model.check_prefixes(scenario, recovered)
+        if resume:
+            model.resume(scenario, directory)
+
+
+def promises_of(lines: Sequence[str]) -> list[Promise]:
+    """Read promises as the workload writes them."""
+    words = [line.split() for line in lines]
+    return [Promise(name, int(seq)) for name, seq in words]
 
 
 @dataclass
@@ -138,9 +160,34 @@ def recorded(scenario: str, *, kill_at: str = "") -> Life:
             assert killed.returncode == -signal.SIGKILL, killed.stderr
         done = recording.run(words)
         assert done.returncode == 0, done.stderr
-        model = Model.of(root / "data", SCENARIOS[scenario])
+        checker = JournalChecker(Model.of(root / "data", SCENARIOS[scenario]))
+        return Life(f"{scenario} {kill_at}".strip(), root, concerning(recording), checker)
+    finally:
+        shutil.rmtree(root)
+
+
+def recorded_failing(scenario: str, fault: str, *, kill_at: str = "") -> Life:
+    """Record a life in which a call fails, as strace is told by ``fault``, to whatever end.
+
+    With ``kill_at``, a life that was killed goes before it. The recording ends where the sync of a
+    directory fails: SQLite takes no notice of that, and a power cut would be a second fault.
+    """
+    root = scratch()
+    try:
+        recording = Recording(root)
+        words = ["tests.crash.workload", scenario, str(root)]
+        if kill_at:
+            call, number = kill_at.split()
+            recording.run(words, f"-einject={call}:signal=KILL:when={number}")
+        recording.run(words, f"-einject={fault}")
         moments = concerning(recording)
-        return Life(f"{scenario} {kill_at}".strip(), root, moments, JournalChecker(model))
+        disk = CrashDisk(root)
+        for at, moment in enumerate(moments):
+            if disk.fails_to_sync_a_directory(moment):
+                moments = moments[:at]
+                break
+            disk.follow(moment)
+        return Life(f"{scenario} {fault}", root, moments, LooseChecker(scenario))
     finally:
         shutil.rmtree(root)
 

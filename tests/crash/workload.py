@@ -1,6 +1,6 @@
 """A small life of the store, told step by step, to be recorded, killed, starved or cut off.
 
-    python -m tests.crash.workload SCENARIO ROOT [--hold PHASE]
+    python -m tests.crash.workload SCENARIO ROOT [--hold PHASE] [--acks FILE]
 
 The data goes to ``ROOT/data``. Every acknowledgement is written to ``ROOT/acks`` the moment it is
 given, so whoever watches the system calls knows what was promised when. What a producer's n-th
@@ -15,7 +15,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,7 +24,7 @@ import pyarrow as pa
 import storage.journal
 from storage.ports import SystemClock, SystemDisk
 from storage.producers import AppendStream
-from storage.schemas import DATASETS, GEX, QUOTES, TICKS, Dataset
+from storage.schemas import GEX, QUOTES, TICKS, Dataset
 from storage.selection import SourcePolicy
 from storage.store import Store, StoreConfig
 
@@ -115,13 +115,14 @@ class Life:
     root: Path
     senders: Sequence[Sender]
     hold: str = ""
+    acks: Path | None = None
     clock: SetClock = field(default_factory=SetClock)
     sent: dict[str, int] = field(default_factory=dict)
     store: Store | None = None
 
     def __post_init__(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._acks = os.open(self.root / "acks", flags, 0o644)
+        self._acks = os.open(self.acks or self.root / "acks", flags, 0o644)
         self._streams: dict[str, AppendStream] = {}
 
     def phase(self, name: str) -> None:
@@ -244,6 +245,26 @@ def whole(life: Life) -> None:
     folding(life)
 
 
+def endless(life: Life) -> None:
+    """Send until something ends it; an hour passes now and then."""
+    storage.journal.CHECKPOINT_BYTES = 1_000_000  # type: ignore[misc]
+    storage.journal.HOUSEKEEPING_SECONDS = 0.02  # type: ignore[misc]
+    life.open()
+    while True:
+        life.send(20)
+        life.send(20, together=False)
+        life.later()
+
+
+def brief(life: Life) -> None:
+    """As little as has everything in it: an hour that ends, a log that is folded, a stop."""
+    life.open()
+    life.send(2, together=False)
+    life.later()
+    life.send(2, together=False)
+    life.close()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Who sends what, and in which steps."""
@@ -259,6 +280,7 @@ FOUR: Final = (
     Sender("three", QUOTES),
     Sender("gamma", GEX, rows=3),
 )
+ENDLESS: Final = tuple(replace(sender, batches=1 << 30) for sender in FOUR)
 SCENARIOS: Final = {
     "whole": Scenario(FOUR, whole),
     "small": Scenario(THREE, many_small),
@@ -267,6 +289,8 @@ SCENARIOS: Final = {
     "folding": Scenario((Sender("one", rows=200), Sender("two", rows=90)), folding),
     "marks": Scenario((Sender("one", repeats=2), Sender("two", repeats=3)), hours),
     "quarantine": Scenario((Sender("one", bad=2), Sender("two", QUOTES)), many_small),
+    "endless": Scenario(ENDLESS, endless),
+    "brief": Scenario((Sender("one", bad=2, batches=4), Sender("two", QUOTES, batches=4)), brief),
     "straight": Scenario((Sender("one", bad=5), Sender("two", repeats=4)), straight),
 }
 
@@ -276,10 +300,11 @@ def main() -> None:
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("root", type=Path)
     parser.add_argument("--hold", default="")
+    parser.add_argument("--acks", type=Path)
     args = parser.parse_args()
-    assert set(DATASETS) >= {"ticks", "quotes"}
     scenario = SCENARIOS[args.scenario]
-    life = Life(args.root, scenario.senders, args.hold)
+    storage.journal.RETRY_SECONDS = 0.01  # type: ignore[misc]
+    life = Life(args.root, scenario.senders, args.hold, args.acks)
     try:
         scenario.steps(life)
     except Exception as error:  # noqa: BLE001 - whatever it is, the process ends here

@@ -1,0 +1,159 @@
+"""Lives that are cut short, or told that the disk has failed, at one system call of their own."""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from storage.ports import SystemDisk
+from storage.recovery import recover
+from tests.crash import model
+from tests.crash.exploring import PROMISE, promises_of, scratch
+from tests.crash.recording import REPOSITORY, RUN_SECONDS, environment, python
+from tests.crash.workload import FAILED, SCENARIOS
+
+SCENARIO: Final = "brief"
+KILLED: Final = -signal.SIGKILL
+TOGETHER: Final = 2
+POLL_SECONDS: Final = 0.002
+CALLS_MAX: Final = 400
+"""Far more than the scenario makes; a loop that gets here has gone wrong."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to the n-th call of a kind in one thread.
+
+    Attributes:
+        call: The kind of call.
+        effect: As strace wants it: a signal, an error, or a result in place of the work.
+        phase: From which phase of the workload on calls count; strace counts a thread at a time,
+            so what happens late in one thread is reached only if the others are not watched yet.
+    """
+
+    call: str
+    effect: str
+    phase: str
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.effect} from {self.phase} on"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a life ended.
+
+    Attributes:
+        code: Its exit code, negative for a signal.
+        met: Whether the fault happened at all.
+        error: What it said.
+        wrong: What is wrong with what it has left, if anything.
+    """
+
+    code: int
+    met: bool
+    error: str
+    wrong: str | None
+
+
+def run(fault: Fault, number: int, before: Path | None = None) -> Outcome:
+    """Run the scenario with a fault at call ``number``, and check what is left.
+
+    Args:
+        fault: What to do.
+        number: At which call, from 1.
+        before: Data that another life has left; none if None.
+    """
+    root = scratch()
+    try:
+        if before is not None:
+            shutil.copytree(before, root, dirs_exist_ok=True)
+        code, error = _live(fault, number, root)
+        trace = (root / "trace").read_text() if (root / "trace").exists() else ""
+        met = "(INJECTED)" in trace or code == KILLED
+        return Outcome(code, met, error, wrong_with(root))
+    finally:
+        shutil.rmtree(root)
+
+
+def _live(fault: Fault, number: int, root: Path) -> tuple[int, str]:
+    injection = f"-einject={fault.call}:{fault.effect}:when={number}"
+    tracer = ["strace", "-f", "-qq", f"-etrace={fault.call}", injection, "-o", str(root / "trace")]
+    words = python("tests.crash.workload", SCENARIO, str(root), "--hold", fault.phase)
+    with subprocess.Popen(
+        words,
+        env=environment(),
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
+        pid = process.stdout.readline().split()[1]
+        with subprocess.Popen([*tracer, "-p", pid], stderr=subprocess.PIPE, text=True) as strace:
+            wait_until_traced(int(pid))
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            error = process.stderr.read()
+            process.wait(RUN_SECONDS)
+            strace.wait(RUN_SECONDS)
+        return process.returncode, error
+
+
+def wait_until_traced(pid: int) -> None:
+    """Wait until every thread of a process is watched."""
+    tasks = Path(f"/proc/{pid}/task")
+    while any("TracerPid:\t0\n" in (task / "status").read_text() for task in tasks.iterdir()):
+        time.sleep(POLL_SECONDS)
+
+
+def wrong_with(root: Path) -> str | None:
+    """Say what is wrong with what a life has left, if anything; a new one completes it."""
+    lines = (root / "acks").read_bytes().splitlines() if (root / "acks").exists() else []
+    promised = [line.removeprefix(PROMISE).decode() for line in lines]
+    scenario, directory = SCENARIOS[SCENARIO], root / "data"
+    try:
+        SystemDisk().make_directory(directory / "journal")
+        recovered = recover(directory / "journal", SystemDisk())
+        model.check_promises(recovered, promises_of(promised))
+        model.check_prefixes(scenario, recovered)
+        model.resume(scenario, directory)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong here
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def every(fault: Fault, before: Path | None = None) -> Iterator[tuple[int, Outcome]]:
+    """Yield the outcome of a fault at every call, until a run meets it no more."""
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        for first in range(1, CALLS_MAX, TOGETHER):
+            numbers = range(first, first + TOGETHER)
+            outcomes = list(pool.map(lambda number: run(fault, number, before), numbers))
+            yield from ((n, o) for n, o in zip(numbers, outcomes, strict=True) if o.met)
+            if not all(outcome.met for outcome in outcomes):
+                return
+    raise AssertionError(f"{fault}: there is no end to it")
+
+
+def killed_life(root: Path) -> None:
+    """Leave what a life that was killed before a sync leaves."""
+    fault = Fault("fdatasync", "signal=KILL", "opened")
+    code, error = _live(fault, 3, root)
+    assert code == KILLED, error
+
+
+Judge = Callable[[Outcome], bool]
+
+
+def ended_cleanly(outcome: Outcome) -> bool:
+    """Whether a life ended by itself: it came to its end, or gave up with a sentence."""
+    gave_up = outcome.code == FAILED and outcome.error.startswith("failed: ")
+    return gave_up or outcome.code == 0

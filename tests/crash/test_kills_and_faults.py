@@ -1,0 +1,139 @@
+"""A process that is killed at any of its system calls, or refused one by the disk, loses nothing.
+
+Real processes, real calls: ``strace`` kills at the n-th call, or lets it fail, for every n until a
+run comes to its end untouched.
+"""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.crash.exploring import explore_all, recorded_failing, scratch
+from tests.crash.tampering import (
+    KILLED,
+    TOGETHER,
+    Fault,
+    Outcome,
+    ended_cleanly,
+    every,
+    killed_life,
+    run,
+)
+from tests.crash.workload import FAILED
+
+pytestmark = pytest.mark.usefixtures("tracer")
+
+PHASES: Final = ("open", "opened", "later", "close")
+KILL: Final = "signal=KILL"
+CALLS: Final = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "openat")
+EFFECTS: Final = (
+    ("pwrite64", "error=EIO"),
+    ("pwrite64", "error=ENOSPC"),
+    ("pwrite64", "retval=0"),  # nothing written, and no word about it
+    ("fdatasync", "error=EIO"),
+    ("fdatasync", "error=ENOSPC"),
+    ("fsync", "error=EIO"),
+    ("ftruncate", "error=EIO"),
+    ("openat", "error=EIO"),
+    ("unlink", "error=EIO"),
+)
+
+
+@pytest.fixture(scope="module")
+def left_by_a_kill() -> Iterator[Path]:
+    """Data of a life that was killed between writing and syncing."""
+    root = scratch()
+    killed_life(root)
+    yield root
+    shutil.rmtree(root)
+
+
+def several(*cases: tuple[Fault, int]) -> list[Outcome]:
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        return list(pool.map(lambda case: run(*case), cases))
+
+
+def test_a_process_killed_at_a_call_of_any_kind_has_lost_nothing() -> None:
+    cases = [(Fault(call, KILL, "opened"), n) for call, n in (("pwrite64", 9), ("fdatasync", 4))]
+    cases += [(Fault("pwrite64", KILL, "later"), 5), (Fault("unlink", KILL, "close"), 1)]
+    for outcome in several(*cases):
+        assert outcome.met
+        assert (outcome.code, outcome.wrong) == (KILLED, None)
+
+
+def test_a_failed_sync_ends_the_process_and_is_not_tried_again() -> None:
+    for outcome in several(
+        (Fault("fdatasync", "error=EIO", "opened"), 2),
+        (Fault("fdatasync", "error=EIO", "close"), 1),
+    ):
+        assert outcome.code == FAILED
+        assert "disk I/O error" in outcome.error
+        assert outcome.wrong is None
+
+
+def test_a_full_disk_is_waited_out() -> None:
+    (outcome,) = several((Fault("pwrite64", "error=ENOSPC", "opened"), 5))
+    assert outcome.met
+    assert (outcome.code, outcome.error, outcome.wrong) == (0, "", None)
+
+
+def test_what_a_killed_life_had_not_synced_is_not_acknowledged_when_syncing_it_fails() -> None:
+    found = explore_all(
+        [recorded_failing("straight", "fdatasync:error=EIO:when=1", kill_at="fdatasync 9")], 1, 1, 1
+    )
+    assert found.broken == ()
+
+
+@pytest.mark.hard
+class TestEveryCall:
+    """All calls of a brief life, from each phase of it on; the figures are printed."""
+
+    @pytest.mark.parametrize("call", CALLS)
+    @pytest.mark.parametrize("phase", PHASES)
+    def test_killed_there_it_has_lost_nothing(self, phase: str, call: str) -> None:
+        self.check(Fault(call, KILL, phase), None)
+
+    @pytest.mark.parametrize(("call", "effect"), EFFECTS)
+    @pytest.mark.parametrize("phase", PHASES)
+    def test_refused_there_it_ends_cleanly_and_has_lost_nothing(
+        self, phase: str, call: str, effect: str
+    ) -> None:
+        self.check(Fault(call, effect, phase), None)
+
+    @pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
+    @pytest.mark.parametrize("effect", [KILL, "error=EIO", "error=ENOSPC"])
+    def test_so_while_recovering_from_a_kill(
+        self, left_by_a_kill: Path, call: str, effect: str
+    ) -> None:
+        self.check(Fault(call, effect, "open"), left_by_a_kill)
+
+    @staticmethod
+    def check(fault: Fault, before: Path | None) -> None:
+        met = 0
+        for number, outcome in every(fault, before):
+            met += 1
+            where = f"{fault}, call {number}: {outcome}"
+            assert outcome.wrong is None, where
+            if fault.effect == KILL:
+                assert outcome.code == KILLED, where
+            else:
+                assert ended_cleanly(outcome), where
+            if (
+                fault.effect == "error=ENOSPC"
+                and fault.call == "pwrite64"
+                and fault.phase == "opened"
+            ):
+                assert outcome.code == 0, where
+        print(f"{fault}: {met} calls")  # noqa: T201 - the figure
+
+    @pytest.mark.parametrize("number", range(1, 13))
+    def test_no_sync_that_failed_is_believed_later(self, number: int) -> None:
+        fault = f"fdatasync:error=EIO:when={number}"
+        lives = [recorded_failing("straight", fault, kill_at="fdatasync 9")]
+        found = explore_all(lives, number, 3, 20)
+        print(f"{found.states} states")  # noqa: T201 - the figure
+        assert found.broken == ()
