@@ -4,6 +4,7 @@ Without it they are skipped by name, and fail where everything was asked for (``
 """
 
 import os
+import subprocess
 
 import pytest
 
@@ -30,7 +31,21 @@ def tracer(request: pytest.FixtureRequest, missing_tracer: str | None) -> None:
     require(request, missing_tracer)
 
 
+@pytest.fixture(scope="session")
+def missing_right(tmp_path_factory: pytest.TempPathFactory) -> str | None:
+    directory = str(tmp_path_factory.mktemp("mounted"))
+    if os.geteuid() != 0:
+        return "needs root, to mount a file system"
+    tried = subprocess.run(
+        ["mount", "-t", "tmpfs", "tmpfs", directory], capture_output=True, text=True, check=False
+    )
+    if tried.returncode != 0:
+        return f"file systems can't be mounted here: {tried.stderr.strip()}"
+    subprocess.run(["umount", directory], check=True)
+    return None
+
+
 @pytest.fixture
-def mounts(request: pytest.FixtureRequest) -> None:
+def mounts(request: pytest.FixtureRequest, missing_right: str | None) -> None:
     """File systems can be mounted."""
-    require(request, None if os.geteuid() == 0 else "needs root, to mount a file system")
+    require(request, missing_right)
