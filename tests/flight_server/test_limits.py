@@ -12,29 +12,9 @@ from flight_server.limits import (
     TokenBucket,
     address_of,
 )
+from tests.flight_server.conftest import HandClock
 
 STRANGER = "192.0.2.7"
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_000.0
-
-    def now(self) -> int:
-        return int(self.seconds * 1e6)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
 
 
 def key(rate: int | None, key_id: str = "a") -> Identity:

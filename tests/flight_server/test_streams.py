@@ -6,27 +6,7 @@ import pytest
 
 from flight_server.errors import BusyError
 from flight_server.streams import STALL_SECONDS, StreamSlots
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_000.0
-
-    def now(self) -> int:
-        return int(self.seconds * 1e6)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+from tests.flight_server.conftest import HandClock
 
 
 @pytest.fixture
