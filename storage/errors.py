@@ -7,6 +7,9 @@ StorageError
 ├── JournalError            the disk's: the journal can't be written
 │   ├── JournalFullError    the disk's: no room; goes on by itself once there is some
 │   └── JournalCorruptError the disk's: the journal holds something we did not write
+├── LakeError               the disk's: the lake can't be written or read
+│   ├── LakeFullError       the disk's: no room; what was not committed is tried again
+│   └── LakeCorruptError    the disk's: a file of the lake holds something we did not write
 └── StoreClosedError        nobody's: the store is shutting down
 """
 
@@ -58,6 +61,24 @@ class JournalCorruptError(JournalError):
         super().__init__(f"{where}: {detail}")
         self.path = path
         self.record = record
+
+
+class LakeError(StorageError):
+    """The lake can't be written or read; memory and journal are as they were."""
+
+
+@final
+class LakeFullError(LakeError):
+    """The disk is full; what was not committed is tried again."""
+
+
+@final
+class LakeCorruptError(LakeError):
+    """A file of the lake holds something that was never written to it."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
 
 
 @final

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 MICROSECONDS: Final = 1_000_000
 """Microseconds in a second; all our instants are integers of this unit since 1970, UTC."""
@@ -34,6 +34,15 @@ class Disk(Protocol):
 
     def sync_directory(self, path: Path) -> None:
         """Make the names below ``path`` survive a power cut."""
+
+    def create(self, path: Path) -> BinaryIO:
+        """Return a new file to write to; it must not exist."""
+
+    def sync(self, path: Path) -> None:
+        """Make the content of a file survive a power cut."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of what has it; not durable by itself."""
 
     def remove(self, path: Path) -> None:
         """Delete a file; absent is fine."""
@@ -83,6 +92,22 @@ class SystemDisk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def create(self, path: Path) -> BinaryIO:
+        """See ``Disk.create``."""
+        return path.open("xb")
+
+    def sync(self, path: Path) -> None:
+        """See ``Disk.sync``."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """See ``Disk.rename``."""
+        source.replace(target)
 
     def remove(self, path: Path) -> None:
         """See ``Disk.remove``."""

@@ -246,6 +246,7 @@ def _operational(
     *,
     dictionary: tuple[str, ...] = (),
     admin_only: bool = True,
+    partition_by: tuple[str, ...] = ("date",),
 ) -> Dataset:
     return Dataset(
         name=name,
@@ -254,7 +255,7 @@ def _operational(
         lane=("symbol",),
         dictionary=dictionary,
         admin_only=admin_only,
-        partition_by=("date",),
+        partition_by=partition_by,
     )
 
 
@@ -317,6 +318,7 @@ SEGMENTS: Final = _operational(
     },
     dictionary=("dataset",),
     admin_only=False,
+    partition_by=("month",),  # its own column ``date`` is that of the rows it tells of
 )
 QUERIES: Final = _operational(
     "queries",
