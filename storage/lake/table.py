@@ -1,0 +1,440 @@
+"""One table of the lake. The only user of delta-rs, and what makes its commits durable.
+
+A commit of delta-rs is atomic, but it syncs nothing. So after each the new log entry and the log's
+directory are synced, and only then is the commit believed. What a life finds in the log when it
+begins may never have been synced: the newest entry is written again and synced first. An entry cut
+short by a power failure was never believed; it is put aside.
+
+The log is never cleaned up, since it holds the digests of all files. So checkpoints, which delta-rs
+can't make durable either, only save time: where one is damaged, all are dropped.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+)
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from storage.errors import LakeCorruptError, LakeError
+from storage.lake import layout
+from storage.lake.files import FileIndex, LakeFile
+from storage.lake.log import LOG, METADATA, Log
+from storage.lake.outside import errors_as_ours
+from storage.lake.row_hash import as_text
+from storage.lake.writer import WrittenFile
+from storage.ports import Disk
+from storage.schemas import Dataset
+
+PART: Final = "tickflight"
+"""Application transaction that counts the parts of a table."""
+POSITION: Final = "tickflight.position"
+"""Application transaction: rows with a position below it are in the lake."""
+EPOCH: Final = "tickflight.epoch"
+"""Application transaction: the life of the server that wrote the newest part's rows."""
+RETENTION: Final = "tickflight.retention"
+"""Application transaction: days since 1970 below which rows were dropped."""
+CHECKPOINT_COMMITS: Final = 64
+"""Commits between checkpoints: reading as many entries of a log takes some 20 ms."""
+
+_NO_HOOKS: Final = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+_CONFIGURATION: Final = {
+    # Nobody but us, and nothing by itself: what it would write is not durable.
+    "delta.checkpointInterval": "1000000000",
+    "delta.enableExpiredLogCleanup": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """What the commit of a part says about it.
+
+    Attributes:
+        part: Its number.
+        first: Position of its first row.
+        end: Position after its last row.
+        epoch: The life of the server that wrote the rows.
+        committed: When, µs.
+        files: Its data files, as they were committed.
+    """
+
+    part: int
+    first: int
+    end: int
+    epoch: int
+    committed: int
+    files: tuple[WrittenFile, ...]
+
+
+class LakeTable:
+    """The lake's table of one dataset. It is created by its first commit.
+
+    One thread at a time commits; any thread reads ``index`` and the counters.
+
+    Args:
+        root: The table's directory, see ``layout.table_root``.
+        dataset: What it holds.
+        disk: Where it lies.
+    """
+
+    def __init__(self, root: Path, dataset: Dataset, disk: Disk) -> None:
+        self.root = root
+        self.dataset = dataset
+        self.index = FileIndex(-1)
+        self.part = 0
+        self.position = 0
+        self.epoch = 0
+        self._disk = disk
+        self._log = Log(root, disk)
+        self._table: DeltaTable | None = None
+        self._changing = threading.RLock()
+        self._checkpoint = 0
+
+    def __repr__(self) -> str:
+        return f"<LakeTable {self.dataset.name} part {self.part}, {len(self.index)} files>"
+
+    def refresh(self) -> None:
+        """Read the table as it is on disk, and see to it that all of that is durable.
+
+        To be called before anything else, and again after a commit that failed: whether it took
+        place is known only then. Reads nothing but the log.
+
+        Raises:
+            LakeCorruptError: The log can't be read.
+            LakeError: The disk refuses.
+        """
+        with self._changing, errors_as_ours(self.root):
+            self._table = None
+            self._log.settle()
+            self._table = self._opened()
+            self._read()
+
+    def commit_part(
+        self,
+        part: int,
+        first: int,
+        end: int,
+        epoch: int,
+        files: Sequence[WrittenFile],
+        transactions: Mapping[str, int] | None = None,
+    ) -> None:
+        """Add the next part; durable and visible in ``index`` once this returns.
+
+        Where it fails, ``refresh`` tells whether the part is there: ``part`` has its number then.
+
+        Args:
+            part: Its number, one above that of the newest.
+            first: Position of its first row.
+            end: Position after its last row; below it all rows are in the lake now. A part of rows
+                that never had positions repeats the position of the table.
+            epoch: The life of the server that wrote the rows.
+            files: May be none: a part whose rows were all left out counts, too.
+            transactions: Further counters to set.
+
+        Raises:
+            LakeFullError: There is no room.
+            LakeError: It is not the next part, or the disk refuses.
+        """
+        with self._changing:
+            if part != self.part + 1 or end < self.position:
+                raise LakeError(
+                    f"{self.root}: part {part} up to position {end} can't follow part {self.part} "
+                    f"up to position {self.position}; read the table again"
+                )
+            marks = {PART: part, POSITION: end, EPOCH: epoch, **(transactions or {})}
+            about = {"part": part, "first": first, "end": end, "epoch": epoch}
+            self._commit(files, (), marks, about)
+
+    def replace(
+        self,
+        removed: Iterable[LakeFile],
+        added: Sequence[WrittenFile],
+        *,
+        transactions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        same_rows: bool = False,
+    ) -> None:
+        """Take files out and put others in, in one commit; the files themselves stay on disk.
+
+        Args:
+            removed: Files of ``index``.
+            added: Files that were written.
+            transactions: Counters to set.
+            metadata: Told with the commit.
+            same_rows: Whether the table holds the same rows afterwards, as Delta wants to know.
+
+        Raises:
+            LakeFullError: There is no room.
+            LakeError: A file to remove is not there, or the disk refuses.
+        """
+        with self._changing:
+            removed = tuple(removed)
+            gone = {file.path for file in removed} - {file.path for file in self.index}
+            if gone:
+                raise LakeError(f"{self.root}: no file {min(gone)}; read the table again")
+            self._commit(added, removed, transactions or {}, metadata or {}, same_rows=same_rows)
+
+    def counter(self, name: str) -> int | None:
+        """Return what an application transaction was last set to."""
+        with self._changing, errors_as_ours(self.root):
+            return None if self._table is None else self._table.transaction_version(name)
+
+    def parts(self, after: int = 0) -> list[PartRecord]:
+        """Return what the commits of the parts above number ``after`` say, oldest first."""
+        found = []
+        for entry in self._log.newest_first():
+            about = entry.about
+            if "part" not in about:
+                continue
+            if about["part"] <= after:
+                break
+            record = PartRecord(
+                about["part"],
+                about["first"],
+                about["end"],
+                about["epoch"],
+                entry.committed,
+                tuple(_written(path, facts) for path, facts in about["files"].items()),
+            )
+            found.append(record)
+        return found[::-1]
+
+    def ledger(self) -> dict[str, WrittenFile]:
+        """Return what was committed about each file of ``index``, by path."""
+        known: dict[str, WrittenFile] = {}
+        wanted = {file.path for file in self.index}
+        for entry in self._log.newest_first():
+            for path, facts in entry.about.get("files", {}).items():
+                if path in wanted and path not in known:
+                    known[path] = _written(path, facts)
+            if len(known) == len(wanted):
+                break
+        return known
+
+    def removed_since(self, instant: int) -> set[str]:
+        """Return the paths of files that were taken out at or after an instant, µs."""
+        removed: set[str] = set()
+        for entry in self._log.newest_first():
+            if entry.committed < instant:
+                break
+            removed.update(entry.removed)
+        return removed
+
+    # Committing
+
+    def _commit(
+        self,
+        added: Sequence[WrittenFile],
+        removed: Sequence[LakeFile],
+        transactions: Mapping[str, int],
+        about: Mapping[str, Any],
+        *,
+        same_rows: bool = False,
+    ) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        adds = [self._add(file, now_ms, changes=not same_rows) for file in added]
+        removes = [self._remove(file, now_ms, changes=not same_rows) for file in removed]
+        told = {
+            **about,
+            "actions": len(adds) + len(removes) + len(transactions),
+            "files": {file.path: _facts(file) for file in added},
+        }
+        properties = CommitProperties(
+            custom_metadata={METADATA: told},
+            max_commit_retries=0,
+            app_transactions=[Transaction(name, value) for name, value in transactions.items()],
+        )
+        with self._or_read_again(), errors_as_ours(self.root):
+            self._write(adds, removes, properties)
+            self._log.sync_newest()
+            table = self._table
+            if table is None:
+                self._table = self._opened()
+            else:
+                table.update_incremental()
+            self._read()
+            self._checkpoint_sometimes()
+
+    def _write(
+        self,
+        adds: list[AddAction],
+        removes: list[RemoveAction],
+        properties: CommitProperties,
+    ) -> None:
+        schema = Schema.from_arrow(layout.lake_schema(self.dataset))
+        partition_by = list(self.dataset.partition_by)
+        if self._table is None:
+            if self._log.newest() >= 0:
+                raise LakeError(f"{self.root}: the table is there, but was not read yet")
+            self._disk.make_directory(self.root / LOG)
+            create_table_with_add_actions(
+                str(self.root),
+                schema,
+                adds,
+                partition_by=partition_by,
+                configuration=_CONFIGURATION,
+                commit_properties=properties,
+                post_commithook_properties=_NO_HOOKS,
+            )
+            return
+        self._gain_columns(self._table)
+        self._table.create_write_transaction(
+            [*adds, *removes],
+            mode="append",
+            schema=self._table.schema(),
+            partition_by=partition_by,
+            commit_properties=properties,
+            post_commithook_properties=_NO_HOOKS,
+        )
+
+    def _gain_columns(self, table: DeltaTable) -> None:
+        """Add the columns that the dataset has gained since the table was created."""
+        known = {field.name for field in table.schema().fields}
+        wanted = Schema.from_arrow(layout.lake_schema(self.dataset)).fields
+        missing = [field for field in wanted if field.name not in known]
+        if missing:
+            table.alter.add_columns(missing, post_commithook_properties=_NO_HOOKS)
+            self._log.sync_newest()
+            table.update_incremental()
+
+    def _add(self, file: WrittenFile, now_ms: int, *, changes: bool) -> AddAction:
+        place = layout.FilePath.parse(file.path)
+        values = layout.partition_values(self.dataset, place.symbol, place.date)
+        return AddAction(file.path, file.bytes, values, now_ms, changes, _statistics(file))
+
+    def _remove(self, file: LakeFile, now_ms: int, *, changes: bool) -> RemoveAction:
+        values: dict[str, str | None] = dict(
+            layout.partition_values(self.dataset, file.symbol, file.date)
+        )
+        return RemoveAction(file.path, changes, now_ms, file.bytes, values)
+
+    @contextmanager
+    def _or_read_again(self) -> Iterator[None]:
+        """Have the table read again after a failure: what is in the log is not known any more."""
+        try:
+            yield
+        except BaseException:
+            self._table = None
+            raise
+
+    def _checkpoint_sometimes(self) -> None:
+        """Write a checkpoint now and then; the commit stands, whatever becomes of it."""
+        table = self._table
+        if table is None or table.version() < self._checkpoint + CHECKPOINT_COMMITS:
+            return
+        self._checkpoint = table.version()
+        try:
+            table.create_checkpoint()
+            self._log.sync_checkpoints()
+        except (OSError, DeltaError):
+            self._log.drop_checkpoints()
+
+    # Reading
+
+    def _opened(self) -> DeltaTable | None:
+        if self._log.newest() < 0:
+            return None
+        try:
+            return DeltaTable(self.root)
+        except DeltaError:
+            self._log.drop_checkpoints()
+        try:
+            return DeltaTable(self.root)
+        except DeltaError as error:
+            detail = f"the log can't be read: {str(error).partition(chr(10))[0]}"
+            raise LakeCorruptError(self.root / LOG, detail) from error
+
+    def _read(self) -> None:
+        table = self._table
+        if table is None:
+            self.index, self.part, self.position, self.epoch = FileIndex(-1), 0, 0, 0
+            return
+        files = _files(pa.table(table.get_add_actions(flatten=True)))
+        days = table.transaction_version(RETENTION) or 0
+        self.index = FileIndex(table.version(), files, retained_from=days * layout.DAY_US)
+        self.part = table.transaction_version(PART) or 0
+        self.position = table.transaction_version(POSITION) or 0
+        self.epoch = table.transaction_version(EPOCH) or 0
+
+
+def _files(actions: pa.Table) -> Iterator[LakeFile]:
+    names = ("path", "size_bytes", "num_records", "min.ts_event", "max.ts_event")
+    columns = [_plain(actions, name) for name in names]
+    sources = [_plain(actions, f"{end}.source") for end in ("min", "max")]
+    for path, size, rows, first, last, lowest, highest in zip(*columns, *sources, strict=True):
+        place = layout.FilePath.parse(path)
+        yield LakeFile(
+            path=path,
+            kind=place.name.kind,
+            symbol=place.symbol,
+            date=place.date,
+            source=lowest if lowest == highest else None,
+            rows=rows,
+            bytes=size,
+            first=first,
+            last=last,
+            part=place.name.part,
+            end=place.name.end,
+        )
+
+
+def _plain(actions: pa.Table, name: str) -> list[Any]:
+    if name not in actions.schema.names:
+        return [None] * actions.num_rows
+    column = actions[name]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return list(column.to_pylist())
+
+
+def _statistics(file: WrittenFile) -> str:
+    lowest: dict[str, str] = {"ts_event": _instant(file.first)}
+    highest: dict[str, str] = {"ts_event": _instant(file.last)}
+    if file.source is not None:
+        lowest["source"] = highest["source"] = file.source
+    return json.dumps(
+        {"numRecords": file.rows, "minValues": lowest, "maxValues": highest, "nullCount": {}}
+    )
+
+
+def _instant(instant: int) -> str:
+    scalar = pa.scalar(instant, pa.timestamp("us"))
+    return f"{scalar.cast(pa.string()).as_py().replace(' ', 'T')}Z"
+
+
+def _facts(file: WrittenFile) -> dict[str, Any]:
+    return {
+        "rows": file.rows,
+        "bytes": file.bytes,
+        "first": file.first,
+        "last": file.last,
+        "source": file.source,
+        "row_hash": as_text(file.row_hash),
+        "blake2b": file.digest,
+    }
+
+
+def _written(path: str, facts: Mapping[str, Any]) -> WrittenFile:
+    return WrittenFile(
+        path=path,
+        rows=facts["rows"],
+        bytes=facts["bytes"],
+        first=facts["first"],
+        last=facts["last"],
+        source=facts["source"],
+        row_hash=int(facts["row_hash"], 16),
+        digest=facts["blake2b"],
+    )
