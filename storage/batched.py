@@ -54,8 +54,85 @@ class BatchDecoder:
                 yield from _if_any(pc.invert(known), "symbol is not a name we can keep")
 
 
+class BatchedState:
+    """The rows of one dataset in memory. One thread appends; any thread reads below ``end``.
+
+    Readers read ``end`` first, and nothing at or beyond it afterwards.
+
+    Attributes:
+        dataset: What is kept.
+        base: Position of the oldest row that belongs to this state.
+        end: Position after the newest row.
+        nbytes: Bytes held.
+        held: Where each batch begins, and the batches; the first may begin below ``base``.
+    """
+
+    __slots__ = ("_small", "base", "dataset", "end", "held", "nbytes")
+
+    def __init__(self, dataset: Dataset, base: int) -> None:
+        self.dataset = dataset
+        self.base = self.end = base
+        self.nbytes = 0
+        self.held: tuple[list[int], list[pa.RecordBatch]] = ([], [])
+        self._small = 0
+
+    def __repr__(self) -> str:
+        return f"<BatchedState {self.dataset.name} [{self.base}, {self.end})>"
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        if not batch.num_rows:
+            return
+        starts, batches = self.held
+        batches.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.dataset.schema))
+        starts.append(self.end)
+        self.nbytes += batch.nbytes
+        self.end += batch.num_rows  # publishes the rows
+        self._coalesce()
+
+    def trimmed(self, base: int) -> "BatchedState":
+        """Return a state without the rows below ``base``, sharing the memory of all others.
+
+        The store must append to the new state from then on: this one is complete as it is.
+        """
+        state = BatchedState(self.dataset, base)
+        starts, batches = self.held
+        first = max(bisect_right(starts, base) - 1, 0) if base < self.end else len(starts)
+        state.end = self.end
+        state.held = (starts[first:], batches[first:])
+        state.nbytes = sum(batch.nbytes for batch in state.held[1])
+        return state
+
+    def batches(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of ``[start, stop)`` without copying."""
+        starts, batches = self.held
+        at = bisect_right(starts, start) - 1
+        while start < stop:
+            offset = start - starts[at]
+            rows = min(batches[at].num_rows - offset, stop - start)
+            yield batches[at].slice(offset, rows)
+            start += rows
+            at += 1
+
+    def table(self, stop: int, start: int = 0) -> pa.Table:
+        """Return the rows of ``[start, stop)`` in arrival order, without copying."""
+        first = min(max(start, self.base), stop)
+        return pa.Table.from_batches(self.batches(first, stop), self.dataset.schema)
+
+    def _coalesce(self) -> None:
+        """Join the small batches at the end; readers keep the lists they hold."""
+        starts, batches = self.held
+        self._small = self._small + 1 if batches[-1].num_rows < COALESCE_ROWS else 0
+        if self._small < COALESCE_BATCHES:
+            return
+        joined = pa.concat_batches(batches[-COALESCE_BATCHES:])
+        at = len(batches) - COALESCE_BATCHES
+        self.held = ([*starts[:at], starts[at]], [*batches[:at], joined])
+        self._small = 0
+
+
 class BatchedStore:
-    """The rows of one dataset. One thread appends; any thread reads below an ``end`` it has read.
+    """The rows of one dataset. One thread appends and trims; any thread reads the ``state``.
 
     Args:
         dataset: What is kept.
@@ -64,15 +141,26 @@ class BatchedStore:
 
     def __init__(self, dataset: Dataset, first: int = 0) -> None:
         self.dataset = dataset
-        self.first = first
-        self.end = first
-        self.nbytes = 0
-        self._held: tuple[list[int], list[pa.RecordBatch]] = ([], [])  # first positions, batches
+        self.state = BatchedState(dataset, first)
         self._identities: dict[tuple[object, ...], None] = {}
-        self._small = 0
 
     def __repr__(self) -> str:
-        return f"<BatchedStore {self.dataset.name} [{self.first}, {self.end})>"
+        return f"<BatchedStore {self.dataset.name} [{self.base}, {self.end})>"
+
+    @property
+    def base(self) -> int:
+        """Position of the oldest row in memory."""
+        return self.state.base
+
+    @property
+    def end(self) -> int:
+        """Position after the newest row."""
+        return self.state.end
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.state.nbytes
 
     @property
     def journal_schema(self) -> pa.Schema:
@@ -82,39 +170,21 @@ class BatchedStore:
     def append(self, batch: pa.RecordBatch) -> int:
         """Append rows; return how many were repeats and left out."""
         kept = self._without_repeats(batch)
-        self._keep(kept)
+        self.state.append(kept)
         return int(batch.num_rows - kept.num_rows)
 
     def restore(self, batch: pa.RecordBatch) -> None:
         """Append rows of the journal. They were admitted once, and that stands."""
         self._without_repeats(batch)
-        self._keep(batch)
+        self.state.append(batch)
 
-    def _keep(self, batch: pa.RecordBatch) -> None:
-        if not batch.num_rows:
-            return
-        starts, batches = self._held
-        batches.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.dataset.schema))
-        starts.append(self.end)
-        self.nbytes += batch.nbytes
-        self.end += batch.num_rows  # publishes the rows
-        self._coalesce()
+    def trim(self, base: int) -> None:
+        """Let go of the rows below ``base``."""
+        self.state = self.state.trimmed(base)
 
     def journal_batches(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``[start, stop)`` without copying."""
-        starts, batches = self._held
-        at = bisect_right(starts, start) - 1
-        while start < stop:
-            offset = start - starts[at]
-            rows = min(batches[at].num_rows - offset, stop - start)
-            yield batches[at].slice(offset, rows)
-            start += rows
-            at += 1
-
-    def table(self, stop: int, start: int | None = None) -> pa.Table:
-        """Return the rows of ``[start, stop)`` in arrival order, without copying."""
-        first = self.first if start is None else max(start, self.first)
-        return pa.Table.from_batches(self.journal_batches(first, stop), self.dataset.schema)
+        return self.state.batches(start, stop)
 
     def _without_repeats(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if not self.dataset.identity:
@@ -127,17 +197,6 @@ class BatchedStore:
         while len(self._identities) > IDENTITIES_MAX:
             del self._identities[next(iter(self._identities))]
         return batch if new.all() else batch.filter(pa.array(new))
-
-    def _coalesce(self) -> None:
-        """Join the small batches at the end; readers keep the lists they hold."""
-        starts, batches = self._held
-        self._small = self._small + 1 if batches[-1].num_rows < COALESCE_ROWS else 0
-        if self._small < COALESCE_BATCHES:
-            return
-        joined = pa.concat_batches(batches[-COALESCE_BATCHES:])
-        at = len(batches) - COALESCE_BATCHES
-        self._held = ([*starts[:at], starts[at]], [*batches[:at], joined])
-        self._small = 0
 
 
 def _conformed(array: pa.Array, field: pa.Field) -> pa.Array:

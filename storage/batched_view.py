@@ -5,18 +5,18 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.batched import BatchedStore
+from storage.batched import BatchedState
 from storage.merge import BLOCK_ROWS_TARGET
 from storage.schemas import wire_projection
 from storage.selection import ALL_SOURCES, Order, Selection, SymbolExtent
 
 
 class BatchedView:
-    """The rows of a ``BatchedStore`` below one position; what it answers never changes."""
+    """The rows of a ``BatchedState`` below one position; what it answers never changes."""
 
-    def __init__(self, store: BatchedStore) -> None:
-        self._store = store
-        self.end = store.end
+    def __init__(self, state: BatchedState) -> None:
+        self._state = state
+        self.end = state.end
 
     def symbols(self) -> list[str]:
         """Return the symbols that have rows, sorted; rows without a symbol don't count."""
@@ -55,24 +55,24 @@ class BatchedView:
             yield self._wire(table.slice(at, BLOCK_ROWS_TARGET), selection)
 
     def _table(self) -> pa.Table:
-        return self._store.table(self.end)
+        return self._state.table(self.end)
 
     def _selected(self, table: pa.Table, selection: Selection) -> pa.Table:
         if selection.symbols is not None:
             wanted = pa.array(selection.symbols, pa.string())
             table = table.filter(pc.is_in(table["symbol"], wanted))
         named = selection.source not in (None, ALL_SOURCES)
-        if named and "source" in self._store.dataset.schema.names:
+        if named and "source" in self._state.dataset.schema.names:
             table = table.filter(pc.field("source") == selection.source)
         return table
 
     def _sorted(self, table: pa.Table, *, first: tuple[str, ...] = ()) -> pa.Table:
-        names = [*first, *self._store.dataset.order]
+        names = [*first, *self._state.dataset.order]
         order = pc.sort_indices(table.select(names), [(name, "ascending") for name in names])
         return table.take(order)
 
     def _wire(self, table: pa.Table, selection: Selection) -> pa.RecordBatch:
-        dataset = self._store.dataset
+        dataset = self._state.dataset
         names = selection.columns_of(dataset)
         schema = wire_projection(dataset.name, names)
         chosen = table.select(list(names)).combine_chunks()

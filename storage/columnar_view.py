@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from storage.columnar import ColumnarStore
+from storage.columnar_state import ColumnarState
 from storage.dictionary import Dictionary
 from storage.lanes import Lane, SortedPositions, SortedRows
 from storage.merge import Cursor, between, merged
@@ -24,18 +24,19 @@ SHARED_DICTIONARY_MAX: Final = 64
 
 
 class ColumnarView:
-    """The rows of a ``ColumnarStore`` below one position; what it answers never changes."""
+    """The rows of a ``ColumnarState`` below one position; what it answers never changes."""
 
-    def __init__(self, store: ColumnarStore, policy: SourcePolicy) -> None:
-        self._store = store
+    def __init__(self, state: ColumnarState, policy: SourcePolicy) -> None:
+        self._state = state
+        self._columns = state.columns
         self._policy = policy
         # Read before any lane: every row below it is indexed already.
-        self.end = store.end
+        self.end = state.end
 
     def symbols(self) -> list[str]:
         """Return the symbols that have rows, sorted."""
-        names = self._store.dictionaries["symbol"]
-        known = (names.value(code) for code in tuple(self._store.lanes_of_symbol))
+        names = self._columns.dictionaries["symbol"]
+        known = (names.value(code) for code in tuple(self._state.lanes_of_symbol))
         return sorted(symbol for symbol in known if self._lanes(symbol))
 
     def extent(self, symbol: str) -> SymbolExtent | None:
@@ -50,7 +51,7 @@ class ColumnarView:
 
     def latest(self, selection: Selection, limit: int, now: int) -> pa.RecordBatch:
         """Return the newest ``limit`` rows of each symbol by total order, oldest first."""
-        names = selection.columns_of(self._store.dataset)
+        names = selection.columns_of(self._columns.dataset)
         symbols = self.symbols() if selection.symbols is None else selection.symbols
         parts = [self._newest(symbol, selection.source, limit, now) for symbol in symbols]
         positions = parts[0] if len(parts) == 1 else np.concatenate([*parts, _nothing()])
@@ -62,52 +63,57 @@ class ColumnarView:
         self, selection: Selection, start: int, end: int, order: Order
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows with ``start <= ts_event < end`` in total order."""
-        names = selection.columns_of(self._store.dataset)
+        names = selection.columns_of(self._columns.dataset)
         symbols = self.symbols() if selection.symbols is None else selection.symbols
         together = [symbols] if order is Order.TIME else [[symbol] for symbol in sorted(symbols)]
         for group in together:
             pieces = [p for s in group for p in self._pieces(s, selection.source, start, end)]
             pieces.sort(key=lambda piece: self._tie_order(piece[0]))
             cursors = [cursor for _, cursor in pieces]
-            for positions in merged(cursors, self._store.instant, self._instants):
+            for positions in merged(cursors, self._state.instant, self._instants):
                 yield self.batch(positions, names, narrow=selection.narrow)
 
     def batch(
         self, positions: Integers, names: Sequence[str], *, narrow: bool = False
     ) -> pa.RecordBatch:
         """Return some columns of the rows at ``positions``, in the wire schema."""
-        store = self._store
-        located = store.locate(positions)
+        columns = self._columns
+        located = self._state.locate(positions)
         arrays = []
         for name in names:
-            spec = store.specs[store.at[name]]
-            values = located.values(store.at[name], spec.width)
+            spec = columns.specs[columns.at[name]]
+            values = located.values(columns.at[name], spec.width)
             if spec.dictionary is None:
                 arrays.append(_plain(values, spec.field))
             else:
                 arrays.append(_encoded(values, spec.dictionary, narrow=narrow))
-        schema = wire_projection(store.dataset.name, tuple(names))
+        schema = wire_projection(columns.dataset.name, tuple(names))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     # Lanes
 
     def _lanes(self, symbol: str) -> list[Lane]:
         """Return the lanes of a symbol; one that has begun since has its first row beyond us."""
-        code = self._store.dictionaries["symbol"].code(symbol)
-        lanes = self._store.lanes_of_symbol.get(code, ())
-        return [lane for lane in lanes if lane.run.length and lane.run[0] < self.end]
+        code = self._columns.dictionaries["symbol"].code(symbol)
+        lanes = self._state.lanes_of_symbol.get(code, ())
+        return [lane for lane in lanes if self._has_begun(lane)]
+
+    def _has_begun(self, lane: Lane) -> bool:
+        run = lane.run
+        # A lane has late rows alone once all others have left memory.
+        return bool(run.length and run[0] < self.end) or bool(self._visible_late(lane))
 
     def _span(self, lane: Lane) -> tuple[int, int]:
         """Return the first and the last instant of a lane."""
-        runs, instant = self._runs(lane), self._store.instant
+        runs, instant = self._runs(lane), self._state.instant
         first = min(instant(rows[0]) for rows, _ in runs)
         return first, max(instant(rows[count - 1]) for rows, count in runs)
 
     def _source(self, lane: Lane) -> str:
-        return self._store.dictionaries["source"].value(lane.key.source)
+        return self._columns.dictionaries["source"].value(lane.key.source)
 
     def _tie_order(self, lane: Lane) -> tuple[str, str, int]:
-        name = self._store.dictionaries[self._store.dataset.lane[2]].value(lane.key.name)
+        name = self._columns.dictionaries[self._columns.dataset.lane[2]].value(lane.key.name)
         return (self._source(lane), name, lane.key.symbol)
 
     def _visible(self, run: GrowingArray) -> int:
@@ -155,18 +161,18 @@ class ColumnarView:
         visible = self._visible(lane.run)
         tail = lane.run.slice(max(0, visible - limit), visible)
         tails = [tail] if len(tail) else []
-        oldest = self._store.instant(int(tail[0])) if len(tail) == limit else LOWEST
-        late = (run for run in self._visible_late(lane) if self._store.instant(run[-1]) >= oldest)
+        oldest = self._state.instant(int(tail[0])) if len(tail) == limit else LOWEST
+        late = (run for run in self._visible_late(lane) if self._state.instant(run[-1]) >= oldest)
         tails.extend(run.positions[-limit:] for run in late)
         return tails
 
     def _sorted_by_time(self, positions: Integers) -> Integers:
         """Sort any rows into the total order."""
-        store = self._store
+        columns = self._columns
         keys: list[Column] = []
-        for name in reversed(store.dataset.order):
-            values = store.gather(positions, store.at[name])
-            dictionary = store.dictionaries.get(name)
+        for name in reversed(columns.dataset.order):
+            values = self._state.gather(positions, columns.at[name])
+            dictionary = columns.dictionaries.get(name)
             keys.append(values if dictionary is None else dictionary.ranks()[values])
         return positions[np.lexsort(keys)]
 
@@ -213,19 +219,21 @@ class ColumnarView:
         """Yield the UTC dates (days since 1970) on which a lane has a row, by jumping."""
         for run, count in self._runs(lane):
             after = start
-            while len(left := between(run, count, self._store.instant, after, end)):
-                date = self._store.instant(run[left.at]) // DAY
+            while len(left := between(run, count, self._state.instant, after, end)):
+                date = self._state.instant(run[left.at]) // DAY
                 yield date
                 after = (date + 1) * DAY
 
     def _runs(self, lane: Lane) -> list[tuple[SortedRows, int]]:
+        """Return the runs that have visible rows, and how many."""
         late = [(run, len(run.positions)) for run in self._visible_late(lane)]
-        return [(lane.run, self._visible(lane.run)), *late]
+        visible = self._visible(lane.run)
+        return [(lane.run, visible), *late] if visible else [*late]
 
     def _cursor(self, lane: Lane, start: int, end: int) -> Cursor:
         """Return a lane's rows of a span, late ones merged in."""
         found = [
-            between(r, count, self._store.instant, start, end) for r, count in self._runs(lane)
+            between(r, count, self._state.instant, start, end) for r, count in self._runs(lane)
         ]
         found = [cursor for cursor in found if len(cursor)] or found[:1]
         if len(found) == 1:
@@ -235,7 +243,7 @@ class ColumnarView:
         return Cursor(SortedPositions(rows), 0, len(rows))
 
     def _instants(self, positions: Integers) -> Integers:
-        return self._store.gather(positions, 0)
+        return self._state.gather(positions, 0)
 
 
 def _nothing() -> Integers:

@@ -63,8 +63,8 @@ class CoverageLedger:
         self._gaps = gaps
         self._quarantine = quarantine
         self._lock = threading.Lock()
-        self._gaps_read = gaps.first
-        self._quarantine_read = quarantine.first
+        self._gaps_read = gaps.base
+        self._quarantine_read = quarantine.base
         self._newest: dict[str, dict[str, Any]] = {}
         self._quarantined: Counter[tuple[str, str | None]] = Counter()
 
@@ -95,13 +95,13 @@ class CoverageLedger:
             return
         with self._lock:
             end = self._gaps.end
-            for gap in plain_rows(self._gaps.table(end, self._gaps_read)):
+            for gap in plain_rows(self._gaps.state.table(end, self._gaps_read)):
                 known = self._newest.get(gap["gap_id"])
                 if known is None or gap["revision"] >= known["revision"]:
                     self._newest = {**self._newest, gap["gap_id"]: gap}
             self._gaps_read = end
             end = self._quarantine.end
-            rejects = self._quarantine.table(end, self._quarantine_read)
+            rejects = self._quarantine.state.table(end, self._quarantine_read)
             names = zip(rejects["dataset"].to_pylist(), rejects["symbol"].to_pylist(), strict=True)
             self._quarantined.update(names)
             self._quarantine_read = end

@@ -47,6 +47,10 @@ class Keys(NamedTuple):
         return int(self.ts_event[row]), int(self.sequence[row]), int(self.kind[row])
 
 
+KeysOf = Callable[[Integers], Keys]
+"""Finds the keys of rows by their positions."""
+
+
 class SortedRows(Protocol):
     """Positions of rows in total order."""
 
@@ -81,13 +85,12 @@ class LateRun(SortedPositions):
 class Lane:
     """Positions of one lane's rows. One thread appends; any thread reads."""
 
-    __slots__ = ("_fetch_keys", "_last", "key", "late", "run")
+    __slots__ = ("_last", "key", "late", "run")
 
-    def __init__(self, key: LaneKey, fetch_keys: Callable[[Integers], Keys]) -> None:
+    def __init__(self, key: LaneKey) -> None:
         self.key = key
         self.run = GrowingArray()
         self.late: tuple[LateRun, ...] = ()
-        self._fetch_keys = fetch_keys
         self._last = (LOWEST, LOWEST, LOWEST)
 
     def __repr__(self) -> str:
@@ -98,8 +101,12 @@ class Lane:
         """Bytes held."""
         return self.run.nbytes + sum(run.positions.nbytes for run in self.late)
 
-    def append(self, positions: Integers, keys: Keys) -> None:
-        """Index rows that have just been written, in any order."""
+    def append(self, positions: Integers, keys: Keys, fetch_keys: KeysOf) -> None:
+        """Index rows that have just been written, in any order.
+
+        ``fetch_keys`` is not kept: it leads to all other rows, whose memory would then stay until
+        the garbage collector comes by.
+        """
         order = keys.order()
         if order is not None:
             positions, keys = positions[order], keys.take(order)
@@ -108,7 +115,21 @@ class Lane:
             self._last = keys.at(-1)
             self.run.extend(positions[split:])
         if split:
-            self._add_late(positions[:split])
+            self._add_late(positions[:split], fetch_keys)
+
+    def trimmed(self, base: int) -> "Lane | None":
+        """Return the lane without the rows below ``base``, None when none is left.
+
+        The run's rows below ``base`` come first, because ``base`` lies between two appends.
+        """
+        run = self.run
+        first = bisect_left(range(run.length), 1, key=lambda index: int(run[index] >= base))
+        left = [late.positions[late.positions >= base] for late in self.late]
+        lane = Lane(self.key)
+        lane.run = run.without_first(first)
+        lane.late = tuple(LateRun(rows, int(rows.max())) for rows in left if len(rows))
+        lane._last = self._last
+        return lane if lane.run.length or lane.late else None
 
     def _late_rows(self, keys: Keys) -> int:
         if keys.at(0) >= self._last:
@@ -116,11 +137,11 @@ class Lane:
         rows = range(len(keys.ts_event))
         return bisect_left(rows, self._last, key=keys.at)
 
-    def _add_late(self, positions: Integers) -> None:
+    def _add_late(self, positions: Integers, fetch_keys: KeysOf) -> None:
         runs = list(self.late)
         while runs and len(runs[-1].positions) < 2 * len(positions):
             positions = np.concatenate((runs.pop().positions, positions))
-            order = self._fetch_keys(positions).order()
+            order = fetch_keys(positions).order()
             if order is not None:
                 positions = positions[order]
         self.late = (*runs, LateRun(positions.copy(), int(positions.max())))

@@ -21,17 +21,18 @@ class GrowingArray:
     One thread appends; any thread reads below a length it has read.
     """
 
-    __slots__ = ("_blocks", "length")
+    __slots__ = ("_blocks", "_skipped", "length")
 
     def __init__(self) -> None:
         self._blocks: list[Integers] = []
+        self._skipped = 0  # of the first block
         self.length = 0
 
     def extend(self, values: Integers) -> None:
         """Append ``values``."""
         taken, count = 0, len(values)
         while taken < count:
-            offset = self.length % BLOCK_ROWS
+            offset = (self._skipped + self.length) % BLOCK_ROWS
             if offset == 0:
                 self._blocks.append(np.empty(BLOCK_ROWS, np.int64))
             part = min(BLOCK_ROWS - offset, count - taken)
@@ -39,13 +40,27 @@ class GrowingArray:
             taken += part
             self.length += part
 
+    def without_first(self, count: int) -> "GrowingArray":
+        """Return what follows the first ``count``, sharing its memory.
+
+        Append to the new one only: the last block is the same.
+        """
+        rest = GrowingArray()
+        rest.length = self.length - count
+        if rest.length:
+            dropped, rest._skipped = divmod(self._skipped + count, BLOCK_ROWS)
+            rest._blocks = self._blocks[dropped:]
+        return rest
+
     def __getitem__(self, index: int) -> int:
+        index += self._skipped
         return int(self._blocks[index // BLOCK_ROWS][index % BLOCK_ROWS])
 
     def slice(self, start: int, stop: int) -> Integers:
         """Return the integers of ``[start, stop)``, without copying where one block holds them."""
         if stop <= start:
             return np.empty(0, np.int64)
+        start, stop = start + self._skipped, stop + self._skipped
         first, last = start // BLOCK_ROWS, (stop - 1) // BLOCK_ROWS
         parts = [
             self._blocks[i][max(start - i * BLOCK_ROWS, 0) : stop - i * BLOCK_ROWS]
@@ -56,7 +71,8 @@ class GrowingArray:
     def newest_blocks(self) -> Iterator[Integers]:
         """Yield the filled part of each block, newest first."""
         for i in range(len(self._blocks) - 1, -1, -1):
-            yield self._blocks[i][: self.length - i * BLOCK_ROWS]
+            first = 0 if i else self._skipped
+            yield self._blocks[i][first : self._skipped + self.length - i * BLOCK_ROWS]
 
     @property
     def nbytes(self) -> int:

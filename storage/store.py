@@ -117,9 +117,9 @@ class Store:
     def snapshot(self) -> Snapshot:
         """Return the state of all datasets at this moment; the only way out."""
         views = {
-            name: ColumnarView(store, self._config.sources)
+            name: ColumnarView(store.state, self._config.sources)
             if isinstance(store, ColumnarStore)
-            else BatchedView(store)
+            else BatchedView(store.state)
             for name, store in self._stores.items()
         }
         return Snapshot(next(self._snapshots), self.epoch, views, self._ledger, self._clock.now())
@@ -161,7 +161,7 @@ class Store:
     def datasets(self) -> dict[str, DatasetStatus]:
         """Return the size of each dataset in memory."""
         return {
-            name: DatasetStatus(store.end - store.first, store.nbytes)
+            name: DatasetStatus(store.end - store.base, store.nbytes)
             for name, store in self._stores.items()
         }
 

@@ -47,9 +47,9 @@ def rows_of(recovered: Recovered, dataset: str) -> pa.RecordBatch:
     """Return all rows of a dataset in the order they arrived."""
     store = recovered.stores[dataset]
     if isinstance(store, ColumnarStore):
-        positions = np.arange(store.first, store.end)
-        return plain(ColumnarView(store, POLICY).batch(positions, store.dataset.schema.names))
-    batches = store.table(store.end).combine_chunks().to_batches()
+        positions = np.arange(store.base, store.end)
+        return plain(ColumnarView(store.state, POLICY).batch(positions, store.dataset.schema.names))
+    batches = store.state.table(store.end).combine_chunks().to_batches()
     return plain(batches[0] if batches else pa.RecordBatch.from_pylist([], store.dataset.schema))
 
 
@@ -188,9 +188,9 @@ class Model:
         """
         check_promises(recovered, promises)
         for name, store in recovered.stores.items():
-            if store.end > store.first:
+            if store.end > store.base:
                 self._check_rows(name, rows_of(recovered, name))
-            self._check_marks(name, store.end - store.first, recovered.marks)
+            self._check_marks(name, store.end - store.base, recovered.marks)
 
     def _check_rows(self, name: str, found: pa.RecordBatch) -> None:
         known = self.rows.get(name)

@@ -30,7 +30,7 @@ def append(store: BatchedStore, batch: pa.RecordBatch) -> int:
 
 
 def spots(store: BatchedStore, view: BatchedView | None = None) -> list[float]:
-    batches = (view or BatchedView(store)).range(ALL, 0, 1 << 62, Order.TIME)
+    batches = (view or BatchedView(store.state)).range(ALL, 0, 1 << 62, Order.TIME)
     return [spot for batch in batches for spot in batch["spot"].to_pylist()]
 
 
@@ -38,7 +38,7 @@ def spots(store: BatchedStore, view: BatchedView | None = None) -> list[float]:
 def test_the_first_of_each_identity_stays_and_views_never_change(batches: list[list[int]]) -> None:
     store, model, views = BatchedStore(GEX), list[int](), []
     for minutes in batches:
-        views.append((BatchedView(store), sorted(model)))
+        views.append((BatchedView(store.state), sorted(model)))
         fresh = [m for m in dict.fromkeys(minutes) if m not in model]
         assert append(store, snapshots(minutes)) == len(minutes) - len(fresh)
         model += fresh
@@ -51,8 +51,8 @@ def test_small_batches_are_joined_and_views_of_before_still_read() -> None:
     views = []
     for minute in range(3 * COALESCE_BATCHES):
         append(store, snapshots([minute]))
-        views.append(BatchedView(store))
-    assert len(store._held[1]) == 3
+        views.append(BatchedView(store.state))
+    assert len(store.state.held[1]) == 3
     for count, view in enumerate(views, start=1):
         assert len(spots(store, view)) == count
 
@@ -63,7 +63,7 @@ def test_large_batches_stay_as_they_are() -> None:
     large = rows_of(JOBS, COALESCE_ROWS, {**job, "ts_event": NOON, "ts_recv": NOON})
     for _ in range(COALESCE_BATCHES + 1):
         append(store, large)
-    assert len(store._held[1]) == COALESCE_BATCHES + 1
+    assert len(store.state.held[1]) == COALESCE_BATCHES + 1
 
 
 @pytest.mark.parametrize("span", [(0, 1), (5, 70), (63, 65), (64, 128), (0, 130), (7, 7)])
@@ -79,7 +79,7 @@ def test_the_journal_reads_any_span_of_positions(span: tuple[int, int]) -> None:
 def test_latest_is_the_end_of_each_symbol(rows: list[tuple[int, str]], limit: int) -> None:
     store = BatchedStore(GEX)
     append(store, snapshots([minute for minute, _ in rows], [symbol for _, symbol in rows]))
-    found = BatchedView(store).latest(ALL, limit, NOON).select(["spot", "symbol"]).to_pylist()
+    found = BatchedView(store.state).latest(ALL, limit, NOON).select(["spot", "symbol"]).to_pylist()
     expected = [
         (minute, symbol)
         for symbol in ("NQ_NDX", "ES_SPX", "SPY")
@@ -92,12 +92,12 @@ def test_latest_is_the_end_of_each_symbol(rows: list[tuple[int, str]], limit: in
 def test_a_symbol_order_groups_by_symbol() -> None:
     store = BatchedStore(GEX)
     append(store, snapshots([1, 2, 3], ["SPY", "NQ_NDX", "SPY"]))
-    (batch,) = BatchedView(store).range(ALL, 0, 1 << 62, Order.SYMBOL)
+    (batch,) = BatchedView(store.state).range(ALL, 0, 1 << 62, Order.SYMBOL)
     assert batch["symbol"].to_pylist() == ["NQ_NDX", "SPY", "SPY"]
 
 
 def test_an_answer_without_rows_has_the_wire_schema() -> None:
-    batch = BatchedView(BatchedStore(GEX)).latest(ALL, 10, NOON)
+    batch = BatchedView(BatchedStore(GEX).state).latest(ALL, 10, NOON)
     assert batch.num_rows == 0
     assert batch.schema.equals(GEX.wire_schema)
 
@@ -105,7 +105,7 @@ def test_an_answer_without_rows_has_the_wire_schema() -> None:
 def test_extents_and_symbols_are_those_of_the_rows() -> None:
     store = BatchedStore(GEX)
     append(store, snapshots([4, 2, 9], ["SPY", "NQ_NDX", "SPY"]))
-    view = BatchedView(store)
+    view = BatchedView(store.state)
     assert view.symbols() == ["NQ_NDX", "SPY"]
     extent = view.extent("SPY")
     assert extent is not None

@@ -141,7 +141,7 @@ def wait_for_seals(lab: Lab, directory: Path) -> None:
 def sequences(directory: Path) -> list[int]:
     """What a server would serve after starting on a copy of this journal."""
     store = recover(directory, SystemDisk()).stores["ticks"]
-    batches = store.journal_batches(store.first, store.end)
+    batches = store.journal_batches(store.base, store.end)
     return [row for batch in batches for row in batch["sequence"].to_pylist()]
 
 

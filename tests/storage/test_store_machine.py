@@ -227,7 +227,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "lab"):
             return
         ticks = self.store._stores["ticks"]
-        batches = ticks.journal_batches(ticks.first, ticks.end)
+        batches = ticks.journal_batches(ticks.base, ticks.end)
         arrived = [sequence for batch in batches for sequence in batch["sequence"].to_pylist()]
         assert arrived == self.taken
 

@@ -76,7 +76,7 @@ class Shelf:
         self.model += fresh
 
     def view(self, *priority: str) -> ColumnarView:
-        return ColumnarView(self.store, SourcePolicy(priority or PRIORITY, fresh_us=HOUR))
+        return ColumnarView(self.store.state, SourcePolicy(priority or PRIORITY, fresh_us=HOUR))
 
 
 def identity(row: Row) -> Row:
@@ -291,14 +291,14 @@ class TestBorders:
             batch = numbered(start, min(start + batch_rows, count))
             columns, _ = Decoder(TICKS, batch.schema, store.dictionaries).decode(batch)
             store.append(columns)
-        view = ColumnarView(store, SourcePolicy((), HOUR))
+        view = ColumnarView(store.state, SourcePolicy((), HOUR))
         table = pa.Table.from_batches(view.range(ALL, 0, 1 << 62, Order.TIME))
         assert (table["sequence"].to_numpy() == np.arange(count)).all()
         for border in (BLOCK_ROWS, CHUNK_ROWS, CHUNK_ROWS + BLOCK_ROWS):
             span = view.range(ALL, NOON + border - 2, NOON + border + 2, Order.TIME)
             found = pa.Table.from_batches(span)["sequence"].to_pylist()
             assert found == [border - 2, border - 1, border, border + 1]
-            below = ColumnarView(store, SourcePolicy((), HOUR))
+            below = ColumnarView(store.state, SourcePolicy((), HOUR))
             below.end = border + 1
             latest = below.latest(ALL, 3, NOON)["sequence"].to_pylist()
             assert latest == [border - 2, border - 1, border]
@@ -319,7 +319,7 @@ class TestBorders:
             batch = numbered(start, stop)
             columns, _ = Decoder(TICKS, batch.schema, store.dictionaries).decode(batch)
             store.append(columns)
-        view = ColumnarView(store, SourcePolicy((), HOUR))
+        view = ColumnarView(store.state, SourcePolicy((), HOUR))
         table = pa.Table.from_batches(view.range(ALL, 0, 1 << 62, Order.TIME))
         assert (table["sequence"].to_numpy() == np.arange(2 * BLOCK_ROWS)).all()
 
@@ -329,7 +329,7 @@ def test_absent_numbers_and_names_read_back_as_null() -> None:
     batch = ticks(2, bid=[None, 1.5], exchange=[None, "X"])
     columns, _ = Decoder(TICKS, batch.schema, store.dictionaries).decode(batch)
     store.append(columns)
-    (found,) = ColumnarView(store, SourcePolicy((), HOUR)).range(ALL, 0, 1 << 62, Order.TIME)
+    (found,) = ColumnarView(store.state, SourcePolicy((), HOUR)).range(ALL, 0, 1 << 62, Order.TIME)
     assert found["bid"].to_pylist() == [None, 1.5]
     assert found["exchange"].to_pylist() == [None, "X"]
     assert found["bid"].null_count == 1
