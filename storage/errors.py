@@ -54,13 +54,24 @@ class JournalFullError(JournalError):
 
 @final
 class JournalCorruptError(JournalError):
-    """A journal file holds something that was never written to it."""
+    """A journal file holds something that was never written to it.
 
-    def __init__(self, path: Path, record: int | None, detail: str) -> None:
+    Attributes:
+        path: The file.
+        record: Which of its records, where that is known.
+        offset: Where in the file, or in its log, the damage was met, in bytes.
+    """
+
+    def __init__(
+        self, path: Path, record: int | None, detail: str, *, offset: int | None = None
+    ) -> None:
         where = f"{path}" if record is None else f"{path}, record {record}"
-        super().__init__(f"{where}: {detail}")
+        at = "" if offset is None else f", byte {offset}"
+        super().__init__(f"{where}{at}: {detail}")
         self.path = path
         self.record = record
+        self.offset = offset
+        self.detail = detail
 
 
 class LakeError(StorageError):

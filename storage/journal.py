@@ -18,6 +18,7 @@ from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import JournalError, JournalFullError
 from storage.journal_file import Header, JournalWriter, Record, checkpoint, file_name, remove
+from storage.journal_record import schema_text
 from storage.ports import MICROSECONDS, Clock, Disk
 from storage.producers import Mark
 
@@ -93,6 +94,7 @@ class Journal:
         self._introduced: dict[tuple[str, str], int] = {}
         self._positions: dict[str, int] = {}
         self._marks: dict[str, int] = {}
+        self._schemas = {name: schema_text(store.journal_schema) for name, store in stores.items()}
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._housekeeper = threading.Thread(target=self._keep_house, daemon=True)
 
@@ -238,7 +240,7 @@ class Journal:
     def _open(self, header: Header) -> None:
         path = self._directory / file_name(header.number, header.hour)
         try:
-            self._writer = JournalWriter(path, header)
+            self._writer = JournalWriter(path, replace(header, schemas=self._schemas))
         except JournalFullError:
             remove(path, self._disk)
             raise

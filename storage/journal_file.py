@@ -7,44 +7,46 @@ is verified on every read.
 
 Tables
     header   one row: what the file continues, as JSON with a checksum
-    records  id 1, 2, …; a record holds the rows [position, position + rows) of one dataset
+    records  id 1, 2, …; see ``journal_record``
     seal     one row once the file is finished: how many records it has, with a checksum
-
-A record's body is Arrow IPC: encapsulated record batch messages of the dataset's journal schema
-(strings of columnar datasets as int32 codes), one after another, LZ4-compressed where ``size`` is
-not 0 (then ``size`` is the uncompressed length). ``strings`` introduces the codes that the file
-first uses in this record, ``marks`` says which batch of each producer is now durable.
 """
 
-import hashlib
 import json
 import sqlite3
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-
-import pyarrow as pa
+from typing import Final
 
 from storage.errors import JournalCorruptError, JournalError, JournalFullError
 from storage.journal_log import LOG_SUFFIX
+from storage.journal_pages import PAGE_BYTES, place_of
+from storage.journal_record import Header, Intact, Record, digest, intact, record_of, row_of
 from storage.ports import MICROSECONDS, Disk
 
+__all__ = [
+    "Header",
+    "JournalReader",
+    "JournalWriter",
+    "Record",
+    "checkpoint",
+    "connect",
+    "file_name",
+    "fold",
+    "is_unfinished",
+    "remove",
+]
+
 APPLICATION_ID: Final = 0x54464C4A  # "TFLJ"
-FORMAT_VERSION: Final = 1
-PAGE_BYTES: Final = 8192
-"""As fast as 64 KiB in bulk, and a sixth of the bytes when small batches trickle in."""
+FORMAT_VERSION: Final = 2
+FORMAT_VERSIONS_READ: Final = (1, 2)
+"""Format 1 did not say what its records look like, and could not tell a lost body from the rest."""
 CACHE_KIBIBYTES: Final = 16_384
-CHECKSUM_BYTES: Final = 16
-COMPRESS_BYTES_MIN: Final = 4096
-"""Below this a body costs more to compress than its pages cost to write."""
 BUSY_TIMEOUT_MS: Final = 5_000
 SUFFIX: Final = ".journal"
 
-_CODEC: Final = pa.Codec("lz4_raw")
 _CREATE: Final = f"""
 BEGIN;
 PRAGMA application_id={APPLICATION_ID};
@@ -65,42 +67,7 @@ CREATE TABLE records (
 CREATE TABLE seal (records INTEGER NOT NULL, checksum BLOB NOT NULL);
 """
 _SEAL: Final = "INSERT INTO seal SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM seal)"
-_RECORD_TYPES: Final = (int, str, int, int, int, str, str, int, bytes, bytes)
 _INSERT: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a journal file continues.
-
-    Attributes:
-        number: Place in the chain of files, from 1.
-        epoch: Life of the server that wrote the file.
-        hour: First microsecond of the clock hour whose arrivals the file holds.
-        positions: Position of the next row of each dataset.
-        marks: Newest durable batch of each producer.
-        previous_records: How many records the file before this one ended with.
-    """
-
-    number: int
-    epoch: int
-    hour: int
-    positions: Mapping[str, int]
-    marks: Mapping[str, int]
-    previous_records: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Some rows of one dataset, and the producers' batches that are durable with them."""
-
-    dataset: str
-    position: int
-    rows: int
-    arrival: int
-    marks: Mapping[str, int]
-    strings: Mapping[str, list[str]]
-    body: bytes | pa.Buffer
 
 
 def file_name(number: int, hour: int) -> str:
@@ -130,7 +97,7 @@ class JournalWriter:
         """Make tables and header in one transaction: a file has all of them or none."""
         self._connection.executescript(_CREATE)
         content = json.dumps(asdict(self.header))
-        checksum = _digest(self.header.number, content)
+        checksum = digest(self.header.number, content)
         self._connection.execute("INSERT INTO header VALUES (?, ?)", (content, checksum))
         self._connection.execute("COMMIT")
 
@@ -140,7 +107,10 @@ class JournalWriter:
         Raises:
             JournalError: Nothing of it is kept.
         """
-        rows = [self._row(self.records + n, r) for n, r in enumerate(records, start=1)]
+        rows = [
+            row_of(self.header.number, self.records + n, record)
+            for n, record in enumerate(records, start=1)
+        ]
         with _mapped_errors(self.path):
             self._connection.execute("BEGIN")
             try:
@@ -159,27 +129,10 @@ class JournalWriter:
             JournalError: It is as it was, or has its seal; sealing it again is fine.
         """
         with _mapped_errors(self.path):
-            checksum = _digest(self.header.number, "seal", self.records)
+            checksum = digest(self.header.number, "seal", self.records)
             self._connection.execute(_SEAL, (self.records, checksum))
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.close()
-
-    def _row(self, number: int, record: Record) -> tuple[object, ...]:
-        body: Any = record.body
-        size = 0
-        if len(body) > COMPRESS_BYTES_MIN:
-            size, body = len(body), _CODEC.compress(body)
-        columns = (
-            record.dataset,
-            record.position,
-            record.rows,
-            record.arrival,
-            json.dumps(dict(record.marks)),
-            json.dumps(dict(record.strings)),
-            size,
-            body,
-        )
-        return (number, *columns, _digest(self.header.number, number, *columns))
 
 
 class JournalReader:
@@ -204,20 +157,30 @@ class JournalReader:
             expected = 1
             for row in connection.execute("SELECT * FROM records ORDER BY id"):
                 if row[0] != expected:
-                    raise JournalCorruptError(self.path, expected, "the record is missing")
-                yield self._record(row)
+                    raise self._corrupt(expected, "the record is missing")
+                if (state := intact(self.header.number, row)) is not Intact.ALL:
+                    whose = "the checksum" if state is Intact.NOTHING else "its rows' checksum"
+                    raise self._corrupt(expected, f"{whose} is wrong")
+                yield record_of(row)
                 expected += 1
         if self._sealed not in (None, expected - 1):
             detail = f"the record is missing: the file was sealed with {self._sealed}"
             raise JournalCorruptError(self.path, expected, detail)
 
+    def _corrupt(self, record: int, detail: str) -> JournalCorruptError:
+        place = place_of(self.path, record)
+        if place is None:
+            return JournalCorruptError(self.path, record, detail)
+        where = "" if place.path == self.path else f" (in its log {place.path.name})"
+        return JournalCorruptError(self.path, record, detail + where, offset=place.offset)
+
     def _check_format(self, connection: sqlite3.Connection) -> None:
-        for pragma, expected in (
-            ("application_id", APPLICATION_ID),
-            ("user_version", FORMAT_VERSION),
+        for pragma, known in (
+            ("application_id", (APPLICATION_ID,)),
+            ("user_version", FORMAT_VERSIONS_READ),
         ):
             (value,) = connection.execute(f"PRAGMA {pragma}").fetchone()
-            if value != expected:
+            if value not in known:
                 detail = f"not a journal of format {FORMAT_VERSION} ({pragma} is {value})"
                 raise JournalCorruptError(self.path, None, detail)
 
@@ -229,7 +192,7 @@ class JournalReader:
             header = Header(**json.loads(content))
         except (TypeError, ValueError) as error:
             raise JournalCorruptError(self.path, None, "the header is unreadable") from error
-        if _digest(header.number, content) != checksum:
+        if digest(header.number, content) != checksum:
             raise JournalCorruptError(self.path, None, "the header's checksum is wrong")
         return header
 
@@ -238,22 +201,9 @@ class JournalReader:
         if not found:
             return None
         records, checksum = found[0]
-        if type(records) is not int or _digest(self.header.number, "seal", records) != checksum:
+        if type(records) is not int or digest(self.header.number, "seal", records) != checksum:
             raise JournalCorruptError(self.path, None, "the seal's checksum is wrong")
         return records
-
-    def _record(self, row: tuple[Any, ...]) -> Record:
-        number, *columns, checksum = row
-        if tuple(map(type, row)) != _RECORD_TYPES:
-            raise JournalCorruptError(self.path, number, "a column is of another type")
-        if _digest(self.header.number, number, *columns) != checksum:
-            raise JournalCorruptError(self.path, number, "the checksum is wrong")
-        dataset, position, rows, arrival, marks, strings, size, body = columns
-        if size:
-            body = _CODEC.decompress(body, size)
-        return Record(
-            dataset, position, rows, arrival, json.loads(marks), json.loads(strings), body
-        )
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -325,16 +275,6 @@ def checkpoint(path: Path) -> None:
     """Copy what is committed from the write-ahead log into the file, blocking nobody."""
     with _mapped_errors(path), closing(connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-
-def _digest(*parts: object) -> bytes:
-    """Hash parts with their lengths, so that no two lists of parts look alike."""
-    digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
-    for part in parts:
-        encoded: Any = str(part).encode() if isinstance(part, str | int) else part
-        digest.update(struct.pack("<q", len(encoded)))
-        digest.update(encoded)
-    return digest.digest()
 
 
 @contextmanager

@@ -68,6 +68,16 @@ class Log:
         return int(broken[0]) if len(broken) else len(self.linked)
 
     @property
+    def committed(self) -> int:
+        """How many frames there are up to the end of the last commit that is whole."""
+        ends = np.flatnonzero(self.commits)
+        for at in range(len(ends) - 1, -1, -1):
+            start = int(ends[at - 1]) + 1 if at else 0
+            if self.linked[start : int(ends[at]) + 1].all():
+                return int(ends[at]) + 1
+        return 0
+
+    @property
     def damaged(self) -> int | None:
         """Return the first frame that was changed after it was synced; None when none was."""
         broken = self.whole
@@ -89,10 +99,8 @@ def require_sound_log(journal: Path) -> None:
     if log is None or log.damaged is None:
         return
     frame = log.damaged
-    detail = (
-        f"its log {log.path.name} was changed in frame {frame + 1}, at byte {log.offset(frame)}"
-    )
-    raise JournalCorruptError(journal, None, detail)
+    detail = f"its log {log.path.name} was changed there, in frame {frame + 1}"
+    raise JournalCorruptError(journal, None, detail, offset=log.offset(frame))
 
 
 def read_log(journal: Path) -> Log | None:

@@ -1,28 +1,25 @@
 """Reading the journal back: what was acknowledged before a crash is there after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
-
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
-from storage.errors import JournalCorruptError
+from storage.errors import JournalCorruptError, JournalError
 from storage.journal_file import SUFFIX, JournalReader, Record, fold, is_unfinished, remove
 from storage.journal_log import require_sound_log
+from storage.journal_record import schema_of
+from storage.journal_rows import HotStore, UnreadableRowsError, decode, require_known, restore
 from storage.ports import Disk
 from storage.schemas import DATASETS, Layout
-from storage.validation import Column, fixed_width_values
 
 LOAD_ROWS: Final = 1 << 18
 """Rows decoded at a time: enough to spread the cost of small records."""
-
-_END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-
-HotStore = ColumnarStore | BatchedStore
+REPAIR_MARK: Final = ".repair"
+"""Ends the name of a file beside the journal, there while a repair puts a new one in its place."""
 
 
 @dataclass(slots=True)
@@ -57,9 +54,12 @@ def recover(directory: Path, disk: Disk) -> Recovered:
     """Read every journal file of ``directory``, verifying all of it.
 
     Raises:
-        JournalCorruptError: Something is not as it was written; names the file and the record.
-        JournalError: A file can't be read.
+        JournalCorruptError: Something is not as it was written; names the file, the record and
+            the byte where they are known.
+        JournalError: A file can't be read, or a repair was cut short.
     """
+    if disk.size(directory.with_name(directory.name + REPAIR_MARK)):
+        raise JournalError(f"{directory}: a repair was cut short and has to be run again")
     paths = [path for path in disk.list(directory) if path.name.endswith(SUFFIX)]
     for path in paths:
         require_sound_log(path)  # once SQLite has opened the file, it is too late to ask
@@ -97,6 +97,11 @@ def _check_chain(reader: JournalReader, recovered: Recovered, *, is_first: bool)
             f"but now holds {recovered.records}"
         )
         raise JournalCorruptError(reader.path, None, detail)
+    for name, end in recovered.positions.items():
+        if header.positions.get(name, end) != end:
+            detail = f"{name} goes on at position {header.positions[name]}, not at {end}"
+            raise JournalCorruptError(reader.path, None, detail)
+    recovered.marks.update(header.marks)
 
 
 def _load(reader: JournalReader, recovered: Recovered) -> None:
@@ -110,7 +115,7 @@ def _load(reader: JournalReader, recovered: Recovered) -> None:
             if store is None:
                 detail = f"dataset {record.dataset!r} is unknown to this version"
                 raise JournalCorruptError(reader.path, recovered.records, detail)
-            loader = loaders[record.dataset] = _Loader(store)
+            loader = loaders[record.dataset] = _Loader(store, reader)
         if record.position != loader.end:
             detail = f"holds position {record.position} where {loader.end} comes next"
             raise JournalCorruptError(reader.path, recovered.records, detail)
@@ -126,12 +131,17 @@ def _load(reader: JournalReader, recovered: Recovered) -> None:
 class _Loader:
     """Gathers the records of one dataset and file, and appends them many at a time."""
 
-    def __init__(self, store: HotStore) -> None:
+    def __init__(self, store: HotStore, reader: JournalReader) -> None:
         self.end = store.end
         self._store = store
+        self._path = reader.path
         self._bodies: list[Any] = []
         self._waiting = 0
         self._strings: dict[str, list[str]] = {}
+        text = reader.header.schemas.get(store.dataset.name)
+        self._schema = store.journal_schema if text is None else schema_of(text)
+        with self._named_errors():
+            require_known(store, self._schema)
 
     def add(self, record: Record) -> None:
         for column, values in record.strings.items():
@@ -147,23 +157,14 @@ class _Loader:
     def flush(self) -> None:
         if not self._waiting:
             return
-        store = self._store
-        schema = store.journal_schema
-        stream = b"".join((schema.serialize(), *self._bodies, _END_OF_STREAM))
-        batches = list(pa.ipc.open_stream(stream))
+        with self._named_errors():
+            batches = decode(self._schema, self._bodies)
         self._bodies, self._waiting = [], 0
-        if isinstance(store, BatchedStore):
-            store.restore(pa.concat_batches(batches))
-        else:
-            store.restore(self._columns(store, batches))
+        restore(self._store, batches, self._strings)
 
-    def _columns(self, store: ColumnarStore, batches: Sequence[pa.RecordBatch]) -> list[Column]:
-        columns = []
-        for at, spec in enumerate(store.specs):
-            parts = [fixed_width_values(batch.column(at), spec.width) for batch in batches]
-            column = np.concatenate(parts)
-            if spec.dictionary is not None:
-                values = pa.array(self._strings.get(spec.field.name, []), pa.string())
-                column = spec.dictionary.encode(values)[column]
-            columns.append(column)
-        return columns
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UnreadableRowsError as error:
+            raise JournalCorruptError(self._path, None, str(error)) from error

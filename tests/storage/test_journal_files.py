@@ -14,6 +14,7 @@ import pytest
 from storage.errors import JournalCorruptError, JournalError
 from storage.journal import HOUR
 from storage.journal_file import Header, JournalReader, JournalWriter, Record, connect, file_name
+from storage.journal_pages import place_of
 from storage.ports import SystemDisk
 from storage.recovery import recover
 from tests.storage.conftest import NOON, Lab, send, stored, ticks, until
@@ -84,7 +85,7 @@ class TestOneFile:
             "DROP TABLE records",
             "DROP TABLE seal",
             "ALTER TABLE records DROP COLUMN strings",
-            "PRAGMA user_version=2",
+            "PRAGMA user_version=3",
             "PRAGMA application_id=7",
         ],
     )
@@ -105,8 +106,30 @@ class TestOneFile:
             connection.execute("ATTACH ? AS other", (str(tmp_path / "2.journal"),))
             connection.execute("DELETE FROM records")
             connection.execute("INSERT INTO records SELECT * FROM other.records")
-        with pytest.raises(JournalCorruptError, match="record 1: the checksum is wrong"):
+        with pytest.raises(JournalCorruptError, match=r"record 1, byte \d+: the checksum"):
             list(JournalReader(tmp_path / "1.journal").records())
+
+    @pytest.mark.parametrize("sealed", [True, False])
+    @pytest.mark.parametrize("length", [100, 20_000])
+    def test_damage_is_named_with_the_record_and_the_byte_it_begins_at(
+        self, tmp_path: Path, length: int, *, sealed: bool
+    ) -> None:
+        path = tmp_path / "a.journal"
+        body = random.Random(7).randbytes(length)
+        writer = write(path, RECORD, replace(RECORD, position=2, body=body))
+        if sealed:
+            writer.seal()
+        damaged = path if sealed else path.with_name(f"{path.name}-wal")
+        place = place_of(path, 2)
+        assert place is not None
+        assert place.path == damaged
+        assert body[:50] in damaged.read_bytes()[place.offset :]
+        if sealed:
+            flipped(path, (path.read_bytes().index(body[50:90])) * 8)
+            with pytest.raises(
+                JournalCorruptError, match=f"record 2, byte {place.offset}: its rows'"
+            ):
+                list(JournalReader(path).records())
 
 
 @pytest.fixture
@@ -181,6 +204,16 @@ class TestChain:
         with pytest.raises(JournalCorruptError, match="ended with record"):
             sequences(journal)
 
+    def test_a_file_that_begins_where_the_one_before_it_does_not_end_is_named(
+        self, journal: Path
+    ) -> None:
+        last = max(journal.glob("*.journal"))
+        records = sum(1 for _ in JournalReader(last).records())
+        header = replace(HEADER, number=4, positions={"ticks": 59}, previous_records=records)
+        write(journal / file_name(4, NOON + 3 * HOUR), header=header).seal()
+        with pytest.raises(JournalCorruptError, match="ticks goes on at position 59, not at 60"):
+            sequences(journal)
+
     @pytest.mark.parametrize("keep", [1, 100, 8192, 16384, 20_000])
     def test_a_sealed_file_cut_short_is_named(self, journal: Path, keep: int) -> None:
         path = min(journal.glob("*.journal"))
@@ -231,6 +264,11 @@ class TestChain:
         with pytest.raises(JournalCorruptError, match=path.name):
             sequences(journal)
         assert path.exists()
+
+    def test_nothing_is_read_while_a_repair_is_half_done(self, journal: Path) -> None:
+        journal.with_name("journal.repair").write_text("half done")
+        with pytest.raises(JournalError, match="has to be run again"):
+            sequences(journal)
 
     def test_other_files_are_none_of_its_business(self, journal: Path) -> None:
         (journal / "notes.txt").write_text("hello")
