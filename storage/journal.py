@@ -16,13 +16,16 @@ import pyarrow as pa
 
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
-from storage.errors import JournalError, JournalFullError
+from storage.errors import JournalError, JournalFullError, StoreClosedError
 from storage.journal_file import Header, JournalWriter, Record, checkpoint, file_name, remove
 from storage.journal_record import schema_text
 from storage.ports import MICROSECONDS, Clock, Disk
 from storage.producers import Mark
+from storage.segments import Segment
 
 HOUR: Final = 3_600 * MICROSECONDS
+SEGMENT_ROWS_MAX: Final = 8_000_000
+"""Rows a file: a rollover reads a whole one into memory, a gigabyte of ticks at most."""
 COMMIT_INTERVAL_SECONDS: Final = 0.005
 """Least time between commits: an fsync a tick would wear the disk out and gain nobody anything."""
 COMMIT_ROWS_MAX: Final = 1 << 18
@@ -34,6 +37,8 @@ RETRY_SECONDS: Final = 1.0
 CHECKPOINT_BYTES: Final = 64 << 20
 """Write-ahead log size at which it is folded into the file, so that it does not grow all hour."""
 HOUSEKEEPING_SECONDS: Final = 1.0
+ROLL_POLL_SECONDS: Final = 0.5
+"""How often who waits for the end of a file looks whether there is a journal still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,14 @@ class Appended:
     marks: tuple[Mark, ...]
 
 
+class _Roll:
+    """Stands in the queue where the file has to end."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.ended = 0
+
+
 @dataclass(slots=True)
 class JournalStatus:
     """How the journal is doing.
@@ -54,6 +67,7 @@ class JournalStatus:
     Attributes:
         commits: Transactions since start.
         records: Records in the file being written.
+        hour: Hour of the file being written, µs.
         waiting_rows: Rows not durable yet.
         degraded: What is wrong, in words; None when nothing is.
         degraded_since: When it went wrong, µs.
@@ -62,6 +76,7 @@ class JournalStatus:
 
     commits: int = 0
     records: int = 0
+    hour: int = 0
     waiting_rows: int = 0
     degraded: str | None = None
     degraded_since: int | None = None
@@ -69,7 +84,16 @@ class JournalStatus:
 
 
 class Journal:
-    """Writes what was appended, in order, to one file an hour."""
+    """Writes what was appended, in order, to one file an hour.
+
+    Args:
+        directory: Where the files are.
+        stores: Where the rows are.
+        clock: Where time comes from.
+        disk: The file system.
+        on_sealed: Called with each file that is finished, in order.
+        on_failure: Called when the journal can't go on.
+    """
 
     def __init__(
         self,
@@ -78,6 +102,7 @@ class Journal:
         *,
         clock: Clock,
         disk: Disk,
+        on_sealed: Callable[[Segment], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.status = JournalStatus()
@@ -85,12 +110,16 @@ class Journal:
         self._stores = stores
         self._clock = clock
         self._disk = disk
+        self._on_sealed = on_sealed
         self._on_failure = on_failure
         self._changed = threading.Condition()
-        self._groups: deque[Sequence[Appended]] = deque()
+        self._groups: deque[Sequence[Appended] | _Roll] = deque()
         self._stopping = threading.Event()
         self._writer: JournalWriter | None = None
-        self._sealing: deque[JournalWriter] = deque()
+        self._sealing: deque[tuple[JournalWriter, Segment]] = deque()
+        self._rows = self._arrival = 0  # of the file being written
+        self._behind = threading.Event()  # the housekeeper has folded all but the newest commits
+        self._to_tidy = threading.Event()
         self._introduced: dict[tuple[str, str], int] = {}
         self._positions: dict[str, int] = {}
         self._marks: dict[str, int] = {}
@@ -120,9 +149,24 @@ class Journal:
             self.status.waiting_rows += rows
             self._changed.notify_all()
 
+    def roll(self) -> int:
+        """End the file after all that was submitted; return the number of the last ended file.
+
+        A file without rows goes on: the number is that of the file before it, which may be 0.
+        """
+        roll = _Roll()
+        with self._changed:
+            self._groups.append(roll)
+            self._changed.notify_all()
+        while not roll.done.wait(ROLL_POLL_SECONDS):
+            if not self._thread.is_alive():
+                raise StoreClosedError("the server is shutting down")
+        return roll.ended
+
     def stop(self) -> None:
         """Write what is queued, seal the file and stop."""
         self._stopping.set()
+        self._to_tidy.set()
         with self._changed:
             self._changed.notify_all()
         self._thread.join()
@@ -131,8 +175,12 @@ class Journal:
     def _run(self) -> None:
         try:
             while groups := self._next_groups():
+                if isinstance(groups, _Roll):
+                    self._end_file(groups)
+                    continue
                 began = self._clock.monotonic()
                 self._commit(groups)
+                self._fold_the_rest()
                 self.status.commit_seconds.append(self._clock.monotonic() - began)
                 # Not when stopping: whoever waits for the last acks waits for nothing else.
                 self._stopping.wait(COMMIT_INTERVAL_SECONDS - (self._clock.monotonic() - began))
@@ -140,20 +188,27 @@ class Journal:
         except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
             self._on_failure(error)
 
-    def _next_groups(self) -> list[Sequence[Appended]]:
+    def _next_groups(self) -> list[Sequence[Appended]] | _Roll:
         """Wait for groups; return those of one hour, and at most ``COMMIT_ROWS_MAX`` rows."""
         with self._changed:
             while not self._groups:
                 if self._stopping.is_set():
                     return []
                 self._changed.wait()
-            hour = self._groups[0][0].arrival // HOUR
-            groups, rows = [], 0
-            while self._groups and self._groups[0][0].arrival // HOUR == hour:
-                if rows >= COMMIT_ROWS_MAX:
+            first = self._groups[0]
+            if isinstance(first, _Roll):
+                self._groups.popleft()
+                return first
+            hour = first[0].arrival // HOUR
+            groups: list[Sequence[Appended]] = []
+            rows = 0
+            while self._groups and rows < COMMIT_ROWS_MAX:
+                group = self._groups[0]
+                if isinstance(group, _Roll) or group[0].arrival // HOUR != hour:
                     break
-                groups.append(self._groups.popleft())
-                rows += sum(part.stop - part.start for part in groups[-1])
+                groups.append(group)
+                self._groups.popleft()
+                rows += sum(part.stop - part.start for part in group)
             return groups
 
     def _commit(self, groups: Sequence[Sequence[Appended]]) -> None:
@@ -167,6 +222,8 @@ class Journal:
         for record in records:
             self._positions[record.dataset] = record.position + record.rows
             self._marks.update(record.marks)
+            self._rows += record.rows
+        self._arrival = parts[-1].arrival
         for mark in marks:
             mark.stream.settle(mark)
         with self._changed:
@@ -218,22 +275,48 @@ class Journal:
         self.status.degraded = why
 
     def _writer_of(self, hour: int) -> JournalWriter:
-        """Return the writer of an hour, a new file when the hour is new."""
+        """Return the writer of an hour, a new file when the hour is new or the file is full."""
         current = self._writer
         if current is None:
             raise JournalError("the journal is not open")
-        if current.header.hour >= hour:
+        if current.header.hour >= hour and self._rows < SEGMENT_ROWS_MAX:
             return current
+        return self._succeed(current, max(hour, current.header.hour))
+
+    def _end_file(self, roll: _Roll) -> None:
+        """End the file being written, unless it holds nothing."""
+        current = self._writer
+        if current is None:
+            raise JournalError("the journal is not open")
+        if current.records:
+            self._succeed(current, max(self._clock.now() // HOUR * HOUR, current.header.hour))
+            roll.ended = current.header.number
+        else:
+            roll.ended = current.header.number - 1
+        roll.done.set()
+
+    def _succeed(self, current: JournalWriter, hour: int) -> JournalWriter:
+        """Begin the file after the current one, and leave that to the housekeeper to seal."""
+        positions = dict(self._positions)
         header = Header(
             number=current.header.number + 1,
             epoch=current.header.epoch,
             hour=hour,
-            positions=self._positions,
+            positions=positions,
             marks=self._marks,
             previous_records=current.records,
         )
+        segment = Segment(
+            path=current.path,
+            number=current.header.number,
+            epoch=current.header.epoch,
+            first=current.header.positions,
+            end=positions,
+            arrival=self._arrival,
+        )
         self._when_there_is_room(lambda: self._open(header))
-        self._sealing.append(current)
+        self._sealing.append((current, segment))
+        self._to_tidy.set()
         assert self._writer is not None  # noqa: S101 - just opened
         return self._writer
 
@@ -246,6 +329,18 @@ class Journal:
             raise
         self._disk.sync_directory(self._directory)
         self._introduced = {}
+        self._rows, self._arrival = 0, header.hour
+        self.status.hour, self.status.records = header.hour, 0
+
+    def _fold_the_rest(self) -> None:
+        """Fold the commits that came while the housekeeper folded those before them.
+
+        SQLite begins a log anew only once all of it is folded, which beside steady commits never
+        is; between two of them little is left to do.
+        """
+        if self._behind.is_set() and self._writer is not None:
+            self._behind.clear()
+            checkpoint(self._writer.path)
 
     def _seal(self) -> None:
         if self._writer is None:
@@ -257,9 +352,11 @@ class Journal:
         self._disk.sync_directory(self._directory)
 
     def _keep_house(self) -> None:
-        """Fold write-ahead logs into their files, beside the commits."""
+        """Seal files and fold write-ahead logs into them, beside the commits."""
         try:
-            while not self._stopping.wait(HOUSEKEEPING_SECONDS):
+            while not self._stopping.is_set():
+                self._to_tidy.wait(HOUSEKEEPING_SECONDS)
+                self._to_tidy.clear()
                 self._tidy()
             self._tidy()
         except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
@@ -267,17 +364,20 @@ class Journal:
 
     def _tidy(self) -> None:
         while self._sealing:
+            writer, segment = self._sealing[0]
             try:
-                self._sealing[0].seal()
+                writer.seal()
             except JournalFullError:
                 return  # it can wait: its log has everything
             self._sealing.popleft()
-        writer = self._writer
-        if writer is None:
+            self._on_sealed(segment)
+        current = self._writer
+        if current is None:
             return
-        log = writer.path.with_name(writer.path.name + "-wal")
+        log = current.path.with_name(current.path.name + "-wal")
         if self._disk.size(log) > CHECKPOINT_BYTES:
-            checkpoint(writer.path)
+            checkpoint(current.path)
+            self._behind.set()
 
 
 def _bodies(

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from storage.appender import Appender
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
 from storage.columnar import ColumnarStore
+from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
 from storage.coverage import CoverageLedger
 from storage.errors import StorageError, StoreClosedError
@@ -20,8 +22,10 @@ from storage.journal import HOUR, Journal, JournalStatus
 from storage.journal_file import Header
 from storage.ports import Clock, Disk
 from storage.producers import AppendStream, ProducerTable
+from storage.published import Publication
 from storage.recovery import Recovered, recover
 from storage.schemas import GAPS, QUARANTINE
+from storage.segments import Segment
 from storage.selection import SourcePolicy
 from storage.snapshot import Snapshot, dataset_named
 
@@ -88,8 +92,15 @@ class Store:
         self.epoch = recovered.epoch + 1
         self.recovered_rows = recovered.rows
         self.producers = ProducerTable(recovered.marks)
+        self._publication = Publication(self._stores, {})
+        self._segments: deque[Segment] = deque()
         self._journal = Journal(
-            directory, self._stores, clock=clock, disk=disk, on_failure=self._fail
+            directory,
+            self._stores,
+            clock=clock,
+            disk=disk,
+            on_sealed=self._segments.append,
+            on_failure=self._fail,
         )
         self._appender = Appender(
             self._stores, self._journal, self.producers, clock, on_failure=self._fail
@@ -117,10 +128,10 @@ class Store:
     def snapshot(self) -> Snapshot:
         """Return the state of all datasets at this moment; the only way out."""
         views = {
-            name: ColumnarView(store.state, self._config.sources)
-            if isinstance(store, ColumnarStore)
-            else BatchedView(store.state)
-            for name, store in self._stores.items()
+            name: ColumnarView(state, self._config.sources)
+            if isinstance(state, ColumnarState)
+            else BatchedView(state)
+            for name, state in self._publication.current.hot.items()
         }
         return Snapshot(next(self._snapshots), self.epoch, views, self._ledger, self._clock.now())
 
