@@ -64,14 +64,15 @@ def restore(
         strings: What the codes mean in each column, in the order of the codes.
     """
     if isinstance(store, ColumnarStore):
-        store.restore(_columns(store, batches, strings))
+        store.restore(columns_of(store, batches, strings))
     else:
-        store.restore(_conformed(store, pa.concat_batches(batches)))
+        store.restore(conformed(store, pa.concat_batches(batches)))
 
 
-def _columns(
+def columns_of(
     store: ColumnarStore, batches: Sequence[pa.RecordBatch], strings: dict[str, list[str]]
 ) -> list[Column]:
+    """Return decoded rows as a store's columns; see ``restore``."""
     rows = sum(batch.num_rows for batch in batches)
     columns = []
     for spec in store.specs:
@@ -89,7 +90,8 @@ def _columns(
     return columns
 
 
-def _conformed(store: BatchedStore, batch: pa.RecordBatch) -> pa.RecordBatch:
+def conformed(store: BatchedStore, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return decoded rows in the schema that a store has today."""
     schema = store.dataset.schema
     arrays = [
         batch.column(field.name)
