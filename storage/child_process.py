@@ -1,0 +1,72 @@
+"""Work on the lake in a process of its own, so that it takes nothing from readers and producers."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from typing import Any, Final
+
+from storage.errors import LakeError, LakeFullError, StoreClosedError
+from storage.rollover_task import RolloverResult, RolloverTask
+
+ROLL_OVER: Final = "rollover"
+"""Key of a task in what the child reads; there is one a process."""
+DONE: Final = "done"
+"""Key of the child's answer; so are ``full`` and ``failed``, with a message."""
+FULL: Final = "full"
+FAILED: Final = "failed"
+STOP_POLL_SECONDS: Final = 0.2
+STDERR_CHARACTERS_MAX: Final = 500
+"""Of what an interpreter that died has said: the end names the error."""
+
+
+def roll_over(task: RolloverTask, stop: threading.Event) -> RolloverResult:
+    """Have the files of some parts written; returns once they are durable and verified.
+
+    To be called by a thread that lives as long as the child: it dies with its thread.
+
+    Args:
+        task: What to write.
+        stop: Ends the child at once when it is set.
+
+    Raises:
+        LakeFullError: There is no room.
+        LakeError: It failed; the message says how.
+        StoreClosedError: ``stop`` was set.
+    """
+    return RolloverResult.from_json(json.dumps(_run(ROLL_OVER, json.loads(task.to_json()), stop)))
+
+
+def _run(kind: str, task: Any, stop: threading.Event) -> Any:  # noqa: ANN401 - JSON
+    # -P: a directory named ``storage`` where we were started must not become the package.
+    command = (sys.executable, "-P", "-m", "storage.rollover_child", str(os.getpid()))
+    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with child:
+        said, wrong = _communicate(child, json.dumps({kind: task}), stop)
+    try:
+        ((outcome, content),) = json.loads(said).items()
+    except ValueError as error:
+        detail = wrong.strip()[-STDERR_CHARACTERS_MAX:] or f"exit code {child.returncode}"
+        raise LakeError(f"the process that writes the lake died: {detail}") from error
+    if outcome == DONE:
+        return content
+    raise LakeFullError(content) if outcome == FULL else LakeError(content)
+
+
+def _communicate(
+    child: "subprocess.Popen[str]", text: str, stop: threading.Event
+) -> tuple[str, str]:
+    """Hand the child its task and wait for its answer; kill it as soon as ``stop`` is set."""
+    task: str | None = text
+    while True:
+        try:
+            return child.communicate(task, STOP_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            task = None  # was sent, or is kept for the next call
+        if stop.is_set():
+            child.kill()
+            child.communicate()
+            raise StoreClosedError("the server is shutting down")
