@@ -8,7 +8,9 @@ from typing import Any, Final, TypeVar
 from pyarrow import flight
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flight_server import completeness
 from flight_server.calls import Call
+from flight_server.completeness import CoverageQuestion, GapsQuestion
 from flight_server.door import Door
 from flight_server.errors import InvalidArgumentError, LimitError, NotFoundError
 from flight_server.files import FileRegistry
@@ -25,7 +27,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-BodyT = TypeVar("BodyT", bound=_Body)
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class Nothing(_Body):
@@ -60,6 +62,8 @@ class Actions:
         self._actions: Mapping[str, tuple[str, Callable[[bytes, Identity], dict[str, Any]]]] = {
             "status": ("How the service is doing.", self._status),
             "symbols": ("Which symbols have rows, and how far they reach.", self._symbols),
+            "coverage": ("How complete a slice is.", self._coverage),
+            "gaps": ("Which rows are missing, and why.", self._gaps),
             "files.register": ("Give a file to be imported its number.", self._register_file),
             "files.complete": ("Record that a file is imported whole.", self._complete_file),
         }
@@ -103,6 +107,12 @@ class Actions:
             if extents:
                 found[name] = extents
         return {"datasets": found}
+
+    def _coverage(self, body: bytes, caller: Identity) -> dict[str, Any]:
+        return completeness.coverage(_parse(CoverageQuestion, body), self._store.snapshot(), caller)
+
+    def _gaps(self, body: bytes, caller: Identity) -> dict[str, Any]:
+        return completeness.gaps(_parse(GapsQuestion, body), self._store.snapshot(), caller)
 
     def _register_file(self, body: bytes, caller: Identity) -> dict[str, Any]:
         caller.require(Scope.WRITE)

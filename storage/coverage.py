@@ -1,19 +1,24 @@
-"""How complete a slice is: gaps and rejects, told with every answer."""
+"""How complete a slice is: gaps and rejects, told with every answer.
+
+A slice is *verified* only where an independent witness agreed: one that counted the same rows
+without having gone through our door. Today that is an imported file, whose records are numbered
+from first to last: once the store holds as many of them as the file has, the span of its rows is
+verified, as long as no other source has rows of the symbol. That the file itself is complete is
+nobody's word.
+"""
 
 import json
-import threading
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from storage.batched import BatchedStore
-from storage.quarantine import plain_rows
-from storage.selection import SymbolExtent
+from storage.ledger import Gap, Known
+from storage.selection import ALL_SOURCES, SymbolExtent
 
 GAPS_LISTED_MAX: Final = 20
-"""Gaps named with an answer; the rest is counted, and the gaps dataset has them all."""
+"""Gaps named with an answer; the rest is counted, and the action ``gaps`` has them all."""
+_LISTED_FIELDS: Final = ("gap_id", "start", "end", "reason", "state", "source")
 
 
 class State(StrEnum):
@@ -52,76 +57,48 @@ class Coverage:
 
     def to_json(self) -> bytes:
         """Return the JSON that travels in the answer's schema metadata."""
+        return json.dumps(self.fields()).encode()
+
+    def fields(self) -> dict[str, Any]:
+        """Return the coverage as plain values."""
         symbols = {symbol: part.fields() for symbol, part in self.symbols.items()}
-        return json.dumps({"snapshot": self.snapshot, "symbols": symbols}).encode()
+        return {"snapshot": self.snapshot, "symbols": symbols}
 
 
-class CoverageLedger:
-    """Keeps the newest state of every gap and counts rejects, reading each row once."""
+def coverage_of(
+    known: Known,
+    dataset: str,
+    symbol: str,
+    extent: SymbolExtent | None,
+    requested: tuple[int, int] | None,
+    source: str | None = None,
+) -> SymbolCoverage:
+    """Return the coverage of one symbol's slice.
 
-    def __init__(self, gaps: BatchedStore, quarantine: BatchedStore) -> None:
-        self._gaps = gaps
-        self._quarantine = quarantine
-        self._lock = threading.Lock()
-        self._gaps_read = gaps.base
-        self._quarantine_read = quarantine.base
-        self._newest: dict[str, dict[str, Any]] = {}
-        self._quarantined: Counter[tuple[str, str | None]] = Counter()
-
-    def coverage(
-        self,
-        snapshot: str,
-        dataset: str,
-        extents: Mapping[str, SymbolExtent | None],
-        requested: tuple[int, int] | None,
-    ) -> Coverage:
-        """Return the coverage of a slice of ``dataset``."""
-        self._catch_up()
-        symbols = {}
-        for symbol, extent in extents.items():
-            gaps = self._open_gaps(dataset, symbol, requested)
-            symbols[symbol] = SymbolCoverage(
-                requested=requested,
-                available=None if extent is None else (extent.first, extent.last + 1),
-                state=State.GAP if gaps else State.UNVERIFIED,
-                gaps=gaps[:GAPS_LISTED_MAX],
-                gap_count=len(gaps),
-                quarantined=self._quarantined[dataset, symbol],
-            )
-        return Coverage(snapshot, symbols)
-
-    def _catch_up(self) -> None:
-        if self._gaps.end == self._gaps_read and self._quarantine.end == self._quarantine_read:
-            return
-        with self._lock:
-            end = self._gaps.end
-            for gap in plain_rows(self._gaps.state.table(end, self._gaps_read)):
-                known = self._newest.get(gap["gap_id"])
-                if known is None or gap["revision"] >= known["revision"]:
-                    self._newest = {**self._newest, gap["gap_id"]: gap}
-            self._gaps_read = end
-            end = self._quarantine.end
-            rejects = self._quarantine.state.table(end, self._quarantine_read)
-            names = zip(rejects["dataset"].to_pylist(), rejects["symbol"].to_pylist(), strict=True)
-            self._quarantined.update(names)
-            self._quarantine_read = end
-
-    def _open_gaps(
-        self, dataset: str, symbol: str, requested: tuple[int, int] | None
-    ) -> list[dict[str, Any]]:
-        gaps = [
-            {key: gap[key] for key in ("gap_id", "start", "end", "reason", "state", "source")}
-            for gap in self._newest.values()
-            if gap["dataset"] == dataset
-            and gap["symbol"] in (None, symbol)
-            and gap["state"] != "filled"
-            and _overlaps(gap, requested)
-        ]
-        return sorted(gaps, key=lambda gap: gap["start"])
+    Args:
+        known: What is known of holes, rejects and witnesses.
+        dataset: Of which dataset.
+        symbol: Of which symbol.
+        extent: How far its rows reach; None when it has none.
+        requested: What was asked for, µs, end excluded; None is all of time.
+        source: As in a selection: a name, ``"all"``, or None for the best one.
+    """
+    named = None if source == ALL_SOURCES else source
+    gaps = known.holes(dataset, symbol, requested, named)
+    # With several sources, a witness of one says nothing of what another one answers.
+    alone = extent is not None and extent.sources == 1
+    state = State.GAP if gaps else State.UNVERIFIED
+    if not gaps and alone and known.is_witnessed(dataset, symbol, requested):
+        state = State.VERIFIED
+    return SymbolCoverage(
+        requested=requested,
+        available=None if extent is None else (extent.first, extent.last + 1),
+        state=state,
+        gaps=[_listed(gap) for gap in gaps[:GAPS_LISTED_MAX]],
+        gap_count=len(gaps),
+        quarantined=known.quarantined.get((dataset, symbol), 0),
+    )
 
 
-def _overlaps(gap: Mapping[str, Any], requested: tuple[int, int] | None) -> bool:
-    if requested is None:
-        return True
-    start, end = requested
-    return gap["start"] < end and (gap["end"] is None or gap["end"] > start)
+def _listed(gap: Gap) -> dict[str, Any]:
+    return {name: getattr(gap, name) for name in _LISTED_FIELDS}

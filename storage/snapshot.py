@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from storage.batched_view import BatchedView
 from storage.columnar_view import ColumnarView
-from storage.coverage import Coverage, CoverageLedger
+from storage.coverage import Coverage, coverage_of
 from storage.errors import InvalidDataError
+from storage.ledger import Known
 from storage.schemas import DATASETS, Dataset, wire_projection
 from storage.selection import Order, Selection, SymbolExtent
 
@@ -43,7 +44,7 @@ class Snapshot:
         number: Unique within one life of the server.
         epoch: Life of the server.
         views: One view a dataset, all taken before any is read.
-        ledger: What is known of holes and rejects.
+        known: What is known of holes, rejects and witnesses at that moment.
         now: Microseconds since 1970 at that moment.
     """
 
@@ -52,13 +53,13 @@ class Snapshot:
         number: int,
         epoch: int,
         views: Mapping[str, View],
-        ledger: CoverageLedger,
+        known: Known,
         now: int,
     ) -> None:
         self.id = f"{epoch}.{number}"
         self.now = now
+        self.known = known
         self._views = views
-        self._ledger = ledger
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.id}>"
@@ -107,8 +108,12 @@ class Snapshot:
         """Return how complete a slice is; ``requested`` in µs, end excluded."""
         view = self._views[dataset]
         symbols = selection.symbols if selection.symbols is not None else view.symbols()
-        extents = {symbol: view.extent(symbol) for symbol in symbols}
-        return self._ledger.coverage(self.id, dataset, extents, requested)
+        known, source = self.known, selection.source
+        parts = {
+            symbol: coverage_of(known, dataset, symbol, view.extent(symbol), requested, source)
+            for symbol in symbols
+        }
+        return Coverage(self.id, parts)
 
     def symbols(self, dataset: str) -> dict[str, SymbolExtent]:
         """Return the symbols that have rows, and how far they reach."""

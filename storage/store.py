@@ -16,15 +16,15 @@ from storage.batched_view import BatchedView
 from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
-from storage.coverage import CoverageLedger
 from storage.errors import StorageError, StoreClosedError
 from storage.journal import HOUR, Journal, JournalStatus
 from storage.journal_file import Header
+from storage.ledger import CoverageLedger
 from storage.ports import Clock, Disk
 from storage.producers import AppendStream, ProducerTable
 from storage.published import Publication
 from storage.recovery import Recovered, recover
-from storage.schemas import GAPS, QUARANTINE
+from storage.schemas import GAPS, QUARANTINE, SPOT_CHECKS
 from storage.segments import Segment
 from storage.selection import SourcePolicy
 from storage.snapshot import Snapshot, dataset_named
@@ -127,13 +127,14 @@ class Store:
 
     def snapshot(self) -> Snapshot:
         """Return the state of all datasets at this moment; the only way out."""
+        known = self._ledger.known()
         views = {
             name: ColumnarView(state, self._config.sources)
             if isinstance(state, ColumnarState)
             else BatchedView(state)
             for name, state in self._publication.current.hot.items()
         }
-        return Snapshot(next(self._snapshots), self.epoch, views, self._ledger, self._clock.now())
+        return Snapshot(next(self._snapshots), self.epoch, views, known, self._clock.now())
 
     def wait_for_memory(self) -> None:
         """Hold a producer back while memory is over its limit.
@@ -209,7 +210,8 @@ class Store:
 
 
 def _ledger(stores: Mapping[str, ColumnarStore | BatchedStore]) -> CoverageLedger:
-    gaps, quarantine = stores[GAPS.name], stores[QUARANTINE.name]
+    gaps, quarantine, checks = (stores[dataset.name] for dataset in (GAPS, QUARANTINE, SPOT_CHECKS))
     assert isinstance(gaps, BatchedStore)  # noqa: S101 - the registry says so
     assert isinstance(quarantine, BatchedStore)  # noqa: S101 - the registry says so
-    return CoverageLedger(gaps, quarantine)
+    assert isinstance(checks, BatchedStore)  # noqa: S101 - the registry says so
+    return CoverageLedger(gaps, quarantine, checks)

@@ -73,6 +73,7 @@ IN_PACKAGES: Final = (
             "tickflightd/welcome.py",
             f"{SDK}/settings.py",
             f"{SDK}/cli.py",
+            f"{SDK}/screen.py",
         ),
     ),
     Ban(

@@ -13,7 +13,7 @@ what goes wrong is a ``TickflightError`` that says whose fault it is. Needs pyar
 from importlib.metadata import version
 
 from tickflight.client import Client, connect
-from tickflight.coverage import Coverage, CoverageState, Gap, Span, SymbolCoverage
+from tickflight.coverage import Coverage, CoverageState, Gap, Gaps, Span, SymbolCoverage
 from tickflight.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -51,6 +51,7 @@ __all__ = [
     "DatasetStatus",
     "DeadlineError",
     "Gap",
+    "Gaps",
     "InvalidRequestError",
     "LimitError",
     "NotFoundError",

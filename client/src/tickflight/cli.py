@@ -7,27 +7,35 @@ exits with 1 also when a part of the service is in trouble, so that a script can
 import argparse
 import json
 import os
-import shutil
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import tickflight
 from tickflight.client import DEFAULT_TIMEOUT_SECONDS, Client
+from tickflight.completeness import add_coverage, add_gaps
 from tickflight.connection import Connection
-from tickflight.coverage import Coverage, CoverageState
 from tickflight.errors import ConfigurationError, TickflightError
+from tickflight.exporting import add_export
+from tickflight.screen import (
+    DONE,
+    FAILED,
+    MISUSED,
+    Answer,
+    add_format,
+    completeness,
+    positive,
+    rows_text,
+    screen_table,
+    to_seconds,
+)
 from tickflight.settings import read_env_file, resolve
-from tickflight.tables import Format, Heading, byte_size, csv_text, json_lines, printable, table
+from tickflight.tables import Format, byte_size, printable
 
-DONE: Final = 0
-FAILED: Final = 1
-MISUSED: Final = 2
-
-_UNBOUNDED_COLUMNS: Final = 100_000  # output that goes to a program is not cut to a screen
+_INSTANT_OPTIONS: Final = frozenset({"--from", "--to"})
+_AGO: Final = re.compile(r"-\d+[smhd]")
 _EPILOG: Final = """\
 The API key is read from TICKFLIGHT_API_KEY, from .env in the working directory, or from the key
 file of a service on this machine (TICKFLIGHT_DATA_DIR, default ./data). There is no option for it:
@@ -35,17 +43,9 @@ what stands on a command line can be read by every user of the machine and stays
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a command prints, and its exit code."""
-
-    text: str
-    code: int = DONE
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_with_instants(sys.argv[1:] if arguments is None else arguments))
     try:
         with _connect(options.uri) as client:
             answer: Answer = options.run(client, options)
@@ -62,6 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return answer.code
 
 
+def _with_instants(arguments: Sequence[str]) -> list[str]:
+    """Tie instants such as -7d to their options: on their own they look like options."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] in _INSTANT_OPTIONS and _AGO.fullmatch(word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tickflight",
@@ -75,14 +86,14 @@ def _parser() -> argparse.ArgumentParser:
 
     latest = commands.add_parser("latest", help="the newest rows of symbols, oldest first")
     latest.add_argument("symbols", nargs="+", metavar="SYMBOL")
-    latest.add_argument("--limit", type=_positive, default=10, help="rows per symbol (10)")
+    latest.add_argument("--limit", type=positive, default=10, help="rows per symbol (10)")
     latest.add_argument("--dataset", default="ticks", help="ticks, quotes, depth, … (ticks)")
-    _add_format(latest)
+    add_format(latest)
     latest.set_defaults(run=_latest)
 
     symbols = commands.add_parser("symbols", help="what the server holds")
     symbols.add_argument("--dataset", help="this one alone")
-    _add_format(symbols)
+    add_format(symbols)
     symbols.set_defaults(run=_symbols)
 
     status = commands.add_parser(
@@ -90,25 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="the server's whole answer")
     status.set_defaults(run=_status)
+
+    add_gaps(commands.add_parser("gaps", help="which rows are missing, and why"))
+    add_coverage(commands.add_parser("coverage", help="how complete symbols are, day by day"))
+    add_export(commands.add_parser("export", help="rows into a Parquet, CSV or Arrow file"))
     return parser
-
-
-def _add_format(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--format",
-        type=Format,
-        choices=list(Format),
-        default=Format.TABLE,
-        metavar="{" + ",".join(Format) + "}",
-        help="table for people, csv or json (one object a line) for programs",
-    )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
 
 
 def _connect(uri: str | None) -> Client:
@@ -118,10 +115,10 @@ def _connect(uri: str | None) -> Client:
 
 def _latest(client: Client, options: argparse.Namespace) -> Answer:
     result = client.latest(options.symbols, dataset=options.dataset, limit=options.limit)
-    text = _rows(result.schema.names, result.arrow().to_pylist(), options.format)
+    text = rows_text(result.schema.names, result.arrow().to_pylist(), options.format)
     if options.format is not Format.TABLE:
         return Answer(text)
-    return Answer("\n".join(filter(None, (text, _completeness(result.coverage)))))
+    return Answer("\n".join(filter(None, (text, completeness(result.coverage)))))
 
 
 def _symbols(client: Client, options: argparse.Namespace) -> Answer:
@@ -135,7 +132,7 @@ def _symbols(client: Client, options: argparse.Namespace) -> Answer:
         }
         for one in client.symbols(options.dataset)
     ]
-    return Answer(_rows(["dataset", "symbol", "rows", "first", "last"], rows, options.format))
+    return Answer(rows_text(["dataset", "symbol", "rows", "first", "last"], rows, options.format))
 
 
 def _status(client: Client, options: argparse.Namespace) -> Answer:
@@ -143,54 +140,17 @@ def _status(client: Client, options: argparse.Namespace) -> Answer:
     code = FAILED if status.troubled else DONE
     if options.json:
         return Answer(json.dumps(dict(status.raw), indent=2), code)
-    services = [
-        (one.name, one.state, _to_seconds(one.since), one.detail) for one in status.services
-    ]
+    services = [(one.name, one.state, to_seconds(one.since), one.detail) for one in status.services]
     datasets = [(one.name, one.rows, byte_size(one.bytes)) for one in status.datasets]
     parts = [f"{client.uri}  version {status.version or 'unknown'}"]
-    parts.append(_table(["service", "state", "since", "detail"], services))
+    parts.append(screen_table(["service", "state", "since", "detail"], services))
     if datasets:
-        parts.append(_table(["dataset", "rows", "size"], datasets))
+        parts.append(screen_table(["dataset", "rows", "size"], datasets))
     # Once more and whole: a table on a narrow screen cuts the sentence that matters.
     troubles = [printable(f"{one.name} is {one.state}: {one.detail}") for one in status.troubled]
     if troubles:
         parts.append("\n".join(troubles))
     return Answer("\n\n".join(parts), code)
-
-
-def _to_seconds(instant: datetime | None) -> str:
-    return "" if instant is None else f"{instant:%Y-%m-%d %H:%M:%SZ}"
-
-
-def _rows(names: list[str], rows: list[dict[str, object]], form: Format) -> str:
-    values = [[row[name] for name in names] for row in rows]
-    match form:
-        case Format.TABLE:
-            return _table(names, values)
-        case Format.CSV:
-            return csv_text(names, values)
-        case Format.JSON:
-            return json_lines(rows)
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    to_screen = sys.stdout.isatty()
-    bounded = to_screen or os.environ.get("COLUMNS")
-    width = shutil.get_terminal_size().columns if bounded else _UNBOUNDED_COLUMNS
-    colour = to_screen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    heading = Heading.BOLD if colour else Heading.PLAIN
-    return table(names, rows, width=width, heading=heading)
-
-
-def _completeness(coverage: Coverage) -> str:
-    """What is to be known about the rows: nothing is said of those that were verified."""
-    notes = []
-    for symbol, one in coverage.symbols.items():
-        if one.state is not CoverageState.VERIFIED:
-            gaps = f", {one.gap_count} gaps" if one.gap_count else ""
-            bad = f", {one.quarantined} quarantined" if one.quarantined else ""
-            notes.append(f"{symbol}: {one.state}{gaps}{bad}")
-    return "\n".join(notes)
 
 
 def _complain(error: TickflightError, code: int) -> int:

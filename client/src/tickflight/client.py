@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tickflight.connection import Connection
+from tickflight.coverage import Coverage, Gaps
 from tickflight.reports import Status, SymbolInfo
 from tickflight.result import Result, plain_schema
 from tickflight.settings import resolve
@@ -186,6 +187,63 @@ class Client:
         """What the server holds and the key may see: rows and times by dataset and symbol."""
         held = SymbolInfo.from_answer(self.action("symbols"))
         return tuple(one for one in held if dataset in (None, one.dataset))
+
+    def coverage(
+        self,
+        symbols: str | Iterable[str],
+        start: Instant | None = None,
+        end: Instant | None = None,
+        *,
+        dataset: str = "ticks",
+        source: str | None = None,
+    ) -> Coverage:
+        """How complete a slice is, without its rows.
+
+        Args:
+            symbols: one or several; an empty list means all the key may see.
+            start: the first instant; without instants, all there is.
+            end: the first instant behind.
+            dataset: ``ticks``, ``quotes``, ``depth``, ``gex``, …
+            source: rows of this source alone.
+        """
+        asked = {
+            "dataset": dataset,
+            "symbols": symbol_list(symbols),
+            "start": None if start is None else instant(start, "start"),
+            "end": None if end is None else instant(end, "end"),
+            "source": source,
+        }
+        return Coverage.from_answer(self.action("coverage", asked))
+
+    def gaps(
+        self,
+        symbols: str | Iterable[str] = (),
+        start: Instant | None = None,
+        end: Instant | None = None,
+        *,
+        dataset: str | None = None,
+        states: Iterable[str] = (),
+        limit: int = 1_000,
+    ) -> Gaps:
+        """Which rows are missing, and why; each gap once, as it is now.
+
+        Args:
+            symbols: one or several; an empty list means all the key may see.
+            start: gaps that end before it don't count.
+            end: gaps that begin at it or later don't count.
+            dataset: of this dataset alone.
+            states: ``open``, ``filled``, ``unfillable``; all of them by default.
+            limit: how many at most, the last ones of more.
+        """
+        asked = {
+            "dataset": dataset,
+            "symbols": symbol_list(symbols),
+            "start": None if start is None else instant(start, "start"),
+            "end": None if end is None else instant(end, "end"),
+            "states": list(states),
+            "limit": limit,
+        }
+        return Gaps.from_answer(self.action("gaps", asked))
 
     def status(self) -> Status:
         """How the server and its sources are."""

@@ -1,7 +1,7 @@
 """How complete an answer is: the server's word on every symbol of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -45,11 +45,31 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A hole: rows between the two instants (µs) are missing; an open one has no end yet."""
+    """A hole: rows between the two instants (µs) are missing; one that lasts has no end yet.
+
+    Attributes:
+        start_us: Since when.
+        end_us: Until when.
+        reason: ``disconnect``, ``sequence``, ``silence``, ``downtime`` or ``overflow``.
+        state: ``open``, ``filled`` (its rows came after all) or ``unfillable``.
+        source: Whose rows are missing.
+        dataset: Of which dataset; told by ``Client.gaps`` alone, as what follows.
+        symbol: Of which symbol; None is every symbol of the source.
+        rows_recovered: Rows that came after all.
+        detail: What happened, in words.
+        gap_id: What the gap is known by.
+    """
 
     start_us: int
     end_us: int | None
     reason: str | None = None
+    state: str | None = None
+    source: str | None = None
+    dataset: str | None = None
+    symbol: str | None = None
+    rows_recovered: int = 0
+    detail: str = ""
+    gap_id: str | None = None
 
     @property
     def start(self) -> datetime:
@@ -60,6 +80,37 @@ class Gap:
     def end(self) -> datetime | None:
         """The end as an aware datetime, None while the gap is open."""
         return None if self.end_us is None else as_datetime(self.end_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Gaps by their beginning; of more than were asked for, the last ones.
+
+    Attributes:
+        gaps: Those that were told.
+        count: How many there are.
+    """
+
+    gaps: tuple[Gap, ...]
+    count: int
+
+    def __iter__(self) -> Iterator[Gap]:
+        return iter(self.gaps)
+
+    def __len__(self) -> int:
+        return len(self.gaps)
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> Self:
+        """Read the answer of the action ``gaps``.
+
+        Raises:
+            ServerError: it can't be understood.
+        """
+        try:
+            return cls(tuple(_gap(one) for one in answer["gaps"]), int(answer["count"]))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise ServerError("the server's gaps can't be read: update tickflight") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +157,18 @@ class Coverage:
             return cls(snapshot="")
         try:
             content = json.loads(body)
+        except ValueError:
+            raise ServerError("the server's coverage can't be read: update tickflight") from None
+        return cls.from_answer(content)
+
+    @classmethod
+    def from_answer(cls, content: Mapping[str, Any]) -> Self:
+        """Read the answer of the action ``coverage``.
+
+        Raises:
+            ServerError: it can't be understood.
+        """
+        try:
             symbols = {name: _symbol(one) for name, one in content["symbols"].items()}
             return cls(str(content["snapshot"]), MappingProxyType(symbols))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -138,5 +201,16 @@ def _span(content: list[int] | None) -> Span | None:
 def _gap(content: Mapping[str, Any] | list[Any]) -> Gap:
     if isinstance(content, Mapping):
         end = content.get("end")
-        return Gap(int(content["start"]), None if end is None else int(end), content.get("reason"))
+        return Gap(
+            int(content["start"]),
+            None if end is None else int(end),
+            content.get("reason"),
+            content.get("state"),
+            content.get("source"),
+            content.get("dataset"),
+            content.get("symbol"),
+            int(content.get("rows_recovered", 0)),
+            str(content.get("detail", "")),
+            content.get("gap_id"),
+        )
     return Gap(int(content[0]), None if content[1] is None else int(content[1]))

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -71,6 +71,10 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
         """What answers carry as coverage."""
         self.services: list[dict[str, Any]] = []
         """What ``status`` tells beside ``flight``."""
+        self.gaps: list[dict[str, Any]] = []
+        """What ``gaps`` tells, of those that are in the states asked for."""
+        self.asked: dict[str, dict[str, Any]] = {}
+        """What each action was last asked."""
         self._schemas = dict(datasets)
         self._lock = threading.Lock()
         self._batches: list[tuple[Title, pa.RecordBatch]] = []
@@ -148,16 +152,29 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
     def do_action(
         self, _context: flight.ServerCallContext, action: flight.Action
     ) -> Iterator[flight.Result]:
-        """Answer ``status`` and ``symbols``."""
-        with self._lock:
-            datasets = {title.dataset for title, _ in self._batches} | set(self._schemas)
-        answers = {"status": self._status, "symbols": self._symbols}
+        """Answer ``status``, ``symbols``, ``coverage`` and ``gaps``."""
+        asked = self.asked[action.type] = json.loads(action.body.to_pybytes() or b"{}")
+        answers: dict[str, Callable[[], dict[str, Any]]] = {
+            "status": self._status,
+            "symbols": self._symbols,
+            "coverage": lambda: self.coverage,
+            "gaps": lambda: self._gaps(asked.get("states")),
+        }
         if action.type not in answers:
             raise _error("not_found", f"there is no action {action.type}")
-        body = json.dumps(answers[action.type](sorted(datasets))).encode()
+        body = json.dumps(answers[action.type]()).encode()
         return iter([flight.Result(pa.py_buffer(body))])
 
-    def _status(self, datasets: Sequence[str]) -> dict[str, Any]:
+    def _datasets(self) -> list[str]:
+        with self._lock:
+            return sorted({title.dataset for title, _ in self._batches} | set(self._schemas))
+
+    def _gaps(self, states: Sequence[str] | None) -> dict[str, Any]:
+        found = [gap for gap in self.gaps if not states or gap["state"] in states]
+        return {"snapshot": "1", "count": len(found), "gaps": found}
+
+    def _status(self) -> dict[str, Any]:
+        datasets = self._datasets()
         own = {"name": "flight", "state": "running", "since": 0, "detail": ""}
         return {
             "services": [own, *self.services],
@@ -166,9 +183,9 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
             "version": "fake",
         }
 
-    def _symbols(self, datasets: Sequence[str]) -> dict[str, Any]:
+    def _symbols(self) -> dict[str, Any]:
         found: dict[str, dict[str, Any]] = {}
-        for name in datasets:
+        for name in self._datasets():
             rows = self.rows(name)
             for symbol in sorted(set(rows["symbol"].to_pylist())):
                 times = _of(rows, [symbol])["ts_event"].cast(pa.int64())
