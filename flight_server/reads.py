@@ -13,7 +13,16 @@ from flight_server.errors import LimitError, outcome_of, to_flight_error
 from flight_server.identity import Identity, Scope
 from flight_server.instants import parse_instant
 from flight_server.streams import Slot, StreamSlots
-from flight_server.tickets import LatestTicket, RangeTicket, Ticket, record_of, ticket_bytes
+from flight_server.tickets import (
+    BarsTicket,
+    LatestTicket,
+    RangeTicket,
+    Ticket,
+    record_of,
+    ticket_bytes,
+)
+from storage.bar_sessions import Grid, parse_interval
+from storage.bars_view import BarsRequest, bars, bars_schema
 from storage.schemas import DATASETS, Dataset
 from storage.selection import Selection
 from storage.snapshot import Answer, Snapshot, dataset_named
@@ -58,6 +67,9 @@ class Reads:
             case RangeTicket():
                 call.ticket = record_of(ticket)
                 return self._range(ticket, call, snapshot)
+            case BarsTicket():
+                call.ticket = record_of(ticket)
+                return self._bars(ticket, call, snapshot)
             case _:
                 assert_never(ticket)
 
@@ -68,10 +80,14 @@ class Reads:
         snapshot = self._store.snapshot()
         realtime = isinstance(ticket, LatestTicket)
         reading = _reading(ticket, caller, Scope.READ_REALTIME if realtime else Scope.READ_HISTORY)
-        span = None if isinstance(ticket, LatestTicket) else _span(ticket, snapshot)
-        schema = snapshot.schema(reading.dataset.name, reading.selection, span)
+        count = UNKNOWN_COUNT
+        if isinstance(ticket, BarsTicket):
+            schema = bars_schema(snapshot, _bars_request(ticket, reading, snapshot))
+        else:
+            span = None if isinstance(ticket, LatestTicket) else _span(ticket, snapshot)
+            schema = snapshot.schema(reading.dataset.name, reading.selection, span)
+            count = UNKNOWN_COUNT if span is None else _count(snapshot, reading, span)
         endpoint = flight.FlightEndpoint(ticket_bytes(ticket), [])
-        count = UNKNOWN_COUNT if span is None else _count(snapshot, reading, span)
         return flight.FlightInfo(schema, descriptor, [endpoint], count, UNKNOWN_COUNT)
 
     def schema(self, ticket: Ticket) -> pa.Schema:
@@ -98,12 +114,23 @@ class Reads:
         reading = _reading(ticket, call.caller, Scope.READ_HISTORY)
         start, end = _span(ticket, snapshot)
         answer = snapshot.range(reading.dataset.name, reading.selection, start, end, ticket.order)
+        row_bytes = _row_bytes(reading.dataset.name, ticket.columns)
         options = pa.ipc.IpcWriteOptions(compression=ticket.compression)
+        return self._streamed(answer, options, call, row_bytes)
+
+    def _bars(self, ticket: BarsTicket, call: Call, snapshot: Snapshot) -> flight.FlightDataStream:
+        reading = _reading(ticket, call.caller, Scope.READ_HISTORY)
+        answer = bars(snapshot, _bars_request(ticket, reading, snapshot))
+        row_bytes = _row_bytes(reading.dataset.name, None)
+        return self._streamed(answer, pa.ipc.IpcWriteOptions(), call, row_bytes)
+
+    def _streamed(
+        self, answer: Answer, options: pa.ipc.IpcWriteOptions, call: Call, row_bytes: int
+    ) -> flight.FlightDataStream:
         slot = self._slots.take(call.caller.key_id)
         # Not in the generator: of one that is never asked for a block, nothing runs.
         call.release = slot.release
         call.outcome = CANCELLED
-        row_bytes = _row_bytes(reading.dataset.name, ticket.columns)
         return flight.GeneratorStream(
             answer.schema, _blocks(answer, options, call, slot, row_bytes)
         )
@@ -129,7 +156,12 @@ def _reading(ticket: Ticket, caller: Identity, scope: Scope) -> Reading:
     return Reading(dataset, selection)
 
 
-def _span(ticket: RangeTicket, snapshot: Snapshot) -> tuple[int, int]:
+def _bars_request(ticket: BarsTicket, reading: Reading, snapshot: Snapshot) -> BarsRequest:
+    grid = Grid(parse_interval(ticket.interval), ticket.session)
+    return BarsRequest(reading.selection, grid, *_span(ticket, snapshot))
+
+
+def _span(ticket: RangeTicket | BarsTicket, snapshot: Snapshot) -> tuple[int, int]:
     start = parse_instant(ticket.start, now=snapshot.now, field="start")
     return start, parse_instant(ticket.end, now=snapshot.now, field="end")
 

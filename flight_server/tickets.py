@@ -8,14 +8,16 @@ filter never silently widens an answer. ``FlightDescriptor.for_command`` takes t
 import json
 import re
 from collections.abc import Collection
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pyarrow import flight
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flight_server.errors import InvalidTicketError
 from flight_server.instants import INSTANT_MAX
-from storage.schemas import DATASETS, SYMBOL_PATTERN
+from storage.bar_sessions import Session, parse_interval
+from storage.errors import InvalidDataError
+from storage.schemas import BARS, DATASETS, SYMBOL_PATTERN
 from storage.selection import Order
 
 TICKET_BYTES_MAX: Final = 1 << 20
@@ -68,7 +70,22 @@ class RangeTicket(_Ticket):
     compression: Literal["lz4", "zstd"] | None = None
 
 
-Ticket = LatestTicket | RangeTicket
+class BarsTicket(_Ticket):
+    """Open, high, low, close and volume: the bars that begin in a span of time."""
+
+    dataset: ClassVar[str] = BARS.name
+    columns: ClassVar[Columns] = None
+
+    op: Literal["bars"]
+    symbols: Symbols = ()
+    interval: Name
+    start: Instant
+    end: Instant
+    session: Session = Session.UTC
+    source: Name | None = None
+
+
+Ticket = LatestTicket | RangeTicket | BarsTicket
 
 _TICKETS: Final[TypeAdapter[Ticket]] = TypeAdapter(Annotated[Ticket, Field(discriminator="op")])
 
@@ -113,7 +130,7 @@ def ticket_bytes(ticket: Ticket) -> bytes:
     return ticket.model_dump_json(exclude_none=True).encode()
 
 
-def record_of(ticket: RangeTicket) -> str:
+def record_of(ticket: RangeTicket | BarsTicket) -> str:
     """Return what the history keeps of a ticket: short JSON of words that can't be secrets."""
     kept: dict[str, object] = {
         "op": ticket.op,
@@ -121,8 +138,11 @@ def record_of(ticket: RangeTicket) -> str:
         "symbols": ticket.symbols[:RECORD_SYMBOLS_MAX],
         "start": _plain(ticket.start),
         "end": _plain(ticket.end),
-        "order": ticket.order.value,
     }
+    if isinstance(ticket, RangeTicket):
+        kept["order"] = ticket.order.value
+    else:
+        kept |= {"interval": _interval(ticket.interval), "session": ticket.session.value}
     if len(ticket.symbols) > RECORD_SYMBOLS_MAX:
         kept["symbol_count"] = len(ticket.symbols)
     if ticket.columns is not None and ticket.dataset in DATASETS:
@@ -140,6 +160,13 @@ def _known(name: str, names: Collection[str]) -> str:
 def _plain(value: str | int) -> str | int:
     """Leave out text that is neither an instant nor a source's name: it may be anything."""
     return value if isinstance(value, int) or _PLAIN.fullmatch(value) else _UNTOLD
+
+
+def _interval(text: str) -> str:
+    try:
+        return parse_interval(text).text
+    except InvalidDataError:
+        return _UNTOLD
 
 
 def _explained(error: ValidationError) -> InvalidTicketError:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from storage.bar_sessions import MINUTE
 from storage.runs import Integers, Mask
 from storage.schemas import Flag, Kind, Side
+from storage.validation import Column
 
 Floats = npt.NDArray[np.float64]
 Rows = Integers | Mask | slice
@@ -45,11 +46,11 @@ class Ticks(NamedTuple):
     source: Integers
     feed: Integers
     sequence: Integers
-    kind: Integers
+    kind: Column
     price: Floats
     size: Floats
-    side: Integers
-    flags: Integers
+    side: Column
+    flags: Column
 
     def take(self, rows: Rows) -> "Ticks":
         """Return some rows: a slice, a mask or numbers."""
@@ -75,7 +76,7 @@ class Bars(NamedTuple):
     trades: Integers
     buy_volume: Floats
     sell_volume: Floats
-    flags: Integers
+    flags: Column
 
     def take(self, rows: Rows) -> "Bars":
         """Return some rows: a slice, a mask or numbers."""
@@ -194,6 +195,12 @@ def condensed(bars: Bars, starts: Integers) -> Bars:
         sell_volume=np.add.reduceat(bars.sell_volume, first),
         flags=np.bitwise_or.reduceat(bars.flags, first),
     )
+
+
+def distinct(bars: Bars) -> Bars:
+    """Return the first of the bars that begin together, by start and series."""
+    order = np.lexsort((bars.series, bars.start))
+    return bars.take(order[_changes(bars.start[order], bars.series[order])])
 
 
 def _prices(bars: Bars, first: Integers) -> tuple[Floats, Floats, Floats, Floats]:

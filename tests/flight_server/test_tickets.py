@@ -15,6 +15,7 @@ from flight_server.tickets import (
     TICKET_BYTES_MAX,
     LatestTicket,
     RangeTicket,
+    Ticket,
     parse_descriptor,
     parse_ticket,
     ticket_bytes,
@@ -25,7 +26,7 @@ LATEST = {"op": "latest", "symbols": ["MNQ"]}
 RANGE = {"op": "range", "dataset": "ticks", "symbols": ["MNQ"], "start": 0, "end": "now"}
 
 
-def parsed(ticket: dict[str, Any]) -> LatestTicket | RangeTicket:
+def parsed(ticket: dict[str, Any]) -> Ticket:
     return parse_ticket(json.dumps(ticket).encode())
 
 

@@ -1,0 +1,161 @@
+"""Bars out of one snapshot: computed from its ticks, as they are asked for, in bounded memory.
+
+Ticks become bars of a minute (or less), whole minutes at a time; these become the bars that were
+asked for. Candles that a source has told (rows of the dataset ``bars`` with the interval ``1m``)
+stand in for minutes that have no ticks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.bar_columns import TICK_COLUMNS, BarCodec
+from storage.bar_sessions import MINUTE, Grid
+from storage.bars import Bars, Ticks, bars_of, condensed, distinct, joined, settled
+from storage.errors import InvalidDataError
+from storage.runs import Integers
+from storage.schemas import BARS, TICKS
+from storage.selection import Selection
+from storage.snapshot import COVERAGE_KEY, Answer, Snapshot
+from storage.validation import INSTANT_MAX
+
+BLOCK_BARS_MIN: Final = 1 << 14
+"""Bars that are sent together, unless there are fewer: small blocks cost more than their rows."""
+CANDLE_INTERVAL: Final = "1m"
+
+_Columns = TypeVar("_Columns", Ticks, Bars)
+
+
+@dataclass(frozen=True, slots=True)
+class BarsRequest:
+    """Which bars.
+
+    Attributes:
+        selection: Whose; a bar has all columns.
+        grid: Where they begin and end.
+        start: The first bar begins here or later, µs.
+        end: The last bar begins before this, µs.
+    """
+
+    selection: Selection
+    grid: Grid
+    start: int
+    end: int
+
+
+def bars_schema(snapshot: Snapshot, request: BarsRequest) -> pa.Schema:
+    """Return the schema of an answer, with the coverage of the ticks behind it as metadata."""
+    span = (request.start, request.end)
+    coverage = snapshot.coverage(TICKS.name, request.selection, span)
+    return BARS.wire_schema.with_metadata({COVERAGE_KEY: coverage.to_json()})
+
+
+def bars(snapshot: Snapshot, request: BarsRequest) -> Answer:
+    """Return the bars that begin in a span, whole, by time, symbol and source, streamed.
+
+    Raises:
+        InvalidDataError: The span ends before it starts.
+    """
+    if request.end < request.start:
+        raise InvalidDataError("end lies before start", field="end")
+    return Answer(bars_schema(snapshot, request), _Reading(snapshot, request).batches())
+
+
+class _Reading:
+    """One answer on its way."""
+
+    def __init__(self, snapshot: Snapshot, request: BarsRequest) -> None:
+        self._snapshot = snapshot
+        self._selection = request.selection
+        self._grid = request.grid
+        self._codec = BarCodec(request.selection.source)
+        self._start = request.grid.border(min(request.start, INSTANT_MAX))
+        self._end = request.grid.border(min(request.end, INSTANT_MAX))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        if self._start == self._end:
+            return
+        held: list[Bars] = []
+        for part in self._bars():
+            held.append(part)
+            if sum(len(one.start) for one in held) >= BLOCK_BARS_MIN:
+                yield self._codec.batch(joined(held), self._grid)
+                held = []
+        if held:
+            yield self._codec.batch(joined(held), self._grid)
+
+    def _bars(self) -> Iterator[Bars]:
+        base = self._grid.interval.base
+        short = self._from_ticks(base)
+        if base == MINUTE and self._has_candles():
+            short = self._filled(short)
+        for part in _whole(short, self._grid.starts):
+            bars = condensed(part, self._grid.starts(part.start))
+            if base < MINUTE:  # whole minutes were read, for what happens in one is settled in it
+                bars = bars.take((bars.start >= self._start) & (bars.start < self._end))
+            if len(bars.start):
+                yield bars
+
+    def _from_ticks(self, step: int) -> Iterator[Bars]:
+        """Yield the bars of a minute or less, whole minutes at a time."""
+        start, end = self._start // MINUTE * MINUTE, -(-self._end // MINUTE) * MINUTE
+        selection = replace(self._selection, columns=TICK_COLUMNS)
+        batches = self._snapshot.range(TICKS.name, selection, start, end).batches
+        for part in _whole(map(self._codec.ticks, batches), _minutes):
+            ticks = settled(part)
+            if len(ticks.ts_event):
+                yield condensed(bars_of(ticks), ticks.ts_event // step * step)
+
+    # Candles
+
+    def _has_candles(self) -> bool:
+        known = self._snapshot.symbols(BARS.name)
+        wanted = self._selection.symbols
+        return bool(known) if wanted is None else any(symbol in known for symbol in wanted)
+
+    def _filled(self, parts: Iterable[Bars]) -> Iterator[Bars]:
+        """Put candles where there are no bars."""
+        done = self._start
+        for part in parts:
+            first, after = int(part.start[0]), int(part.start[-1]) + MINUTE
+            yield from self._candles(done, first)
+            candles = list(self._candles(first, after))
+            yield distinct(joined([part, *candles])) if candles else part
+            done = after
+        yield from self._candles(done, self._end)
+
+    def _candles(self, start: int, end: int) -> Iterator[Bars]:
+        selection = replace(self._selection, columns=None)
+        batches = self._snapshot.range(BARS.name, selection, start, end).batches
+        told = (batch.filter(pc.equal(batch["interval"], CANDLE_INTERVAL)) for batch in batches)
+        candles = (self._codec.bars(batch) for batch in told if batch.num_rows)
+        for part in _whole(candles, _minutes):
+            # The last one told of a minute counts: those before it were told while it went on.
+            yield distinct(part.take(slice(None, None, -1)))
+
+
+def _whole(parts: Iterable[_Columns], starts: Callable[[Integers], Integers]) -> Iterator[_Columns]:
+    """Cut rows anew, so that all that begin together come together."""
+    held: list[_Columns] = []
+    held_start = 0
+    for part in parts:
+        begun = starts(part[0])
+        cut = int(np.searchsorted(begun, begun[-1]))
+        if held and held_start < begun[-1]:
+            held.append(part.take(slice(0, cut)))
+            yield joined(held)
+            held = []
+        elif cut:
+            yield part.take(slice(0, cut))
+        held.append(part.take(slice(cut, None)))
+        held_start = int(begun[-1])
+    if held:
+        yield joined(held)
+
+
+def _minutes(instants: Integers) -> Integers:
+    return instants // MINUTE
