@@ -36,7 +36,7 @@ from tickflight.errors import (
 from tickflight.reports import DatasetStatus, ServiceStatus, Status, SymbolInfo
 from tickflight.result import Result
 from tickflight.stats import WriterStats
-from tickflight.tickets import Compression, Order
+from tickflight.tickets import Compression, Order, Session
 from tickflight.writer import Overflow, Writer, WriterLimits
 
 __version__ = version("tickflight")
@@ -63,6 +63,7 @@ __all__ = [
     "SequenceError",
     "ServerError",
     "ServiceStatus",
+    "Session",
     "Span",
     "SpoolCorruptError",
     "SpoolError",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import tickflight
+from tickflight.bars import add_bars
 from tickflight.client import DEFAULT_TIMEOUT_SECONDS, Client
 from tickflight.completeness import add_coverage, add_gaps
 from tickflight.connection import Connection
@@ -34,7 +35,7 @@ from tickflight.screen import (
 from tickflight.settings import read_env_file, resolve
 from tickflight.tables import Format, byte_size, printable
 
-_INSTANT_OPTIONS: Final = frozenset({"--from", "--to"})
+_INSTANT_OPTIONS: Final = frozenset({"--from", "--to", "--start", "--end"})
 _AGO: Final = re.compile(r"-\d+[smhd]")
 _EPILOG: Final = """\
 The API key is read from TICKFLIGHT_API_KEY, from .env in the working directory, or from the key
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="the server's whole answer")
     status.set_defaults(run=_status)
 
+    add_bars(commands.add_parser("bars", help="open, high, low, close and volume of intervals"))
     add_gaps(commands.add_parser("gaps", help="which rows are missing, and why"))
     add_coverage(commands.add_parser("coverage", help="how complete symbols are, day by day"))
     add_export(commands.add_parser("export", help="rows into a Parquet, CSV or Arrow file"))

@@ -14,6 +14,7 @@ from tickflight.tickets import (
     Compression,
     Instant,
     Order,
+    Session,
     column_list,
     instant,
     symbol_list,
@@ -182,6 +183,43 @@ class Client:
             compression=compression,
             timeout=timeout,
         )
+
+    def bars(
+        self,
+        symbols: str | Iterable[str],
+        interval: str,
+        start: Instant,
+        end: Instant = "now",
+        *,
+        session: Session | str | None = None,
+        source: str | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Open, high, low, close and volume of the bars with start ≤ ts_event < end, streamed.
+
+        A bar's ``ts_event`` is its start and its ``ts_recv`` its end; intervals without trades
+        have none. The coverage is that of the ticks they are made of.
+
+        Args:
+            symbols: one or several; an empty list means all the key may see.
+            interval: a number and ``s``, ``m``, ``h`` or ``d`` that divides a day, such as
+                ``"1m"``.
+            start: the first instant.
+            end: the first instant behind.
+            session: ``"utc"`` (default), or ``"cme"`` for bars aligned to CME's trade dates.
+            source: made of the ticks of this source alone.
+            timeout: seconds the whole stream may take, for ever by default.
+        """
+        asked = ticket(
+            "bars",
+            symbols=symbol_list(symbols),
+            interval=interval,
+            start=instant(start, "start"),
+            end=instant(end, "end"),
+            session=session,
+            source=source,
+        )
+        return Result(self._connection.get(asked, timeout=timeout))
 
     def symbols(self, dataset: str | None = None) -> tuple[SymbolInfo, ...]:
         """What the server holds and the key may see: rows and times by dataset and symbol."""

@@ -137,7 +137,7 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
     def do_get(
         self, _context: flight.ServerCallContext, request: flight.Ticket
     ) -> flight.RecordBatchStream:
-        """Answer ``latest`` and ``range``."""
+        """Answer ``latest``, ``range``, and ``bars`` with those that were written."""
         return flight.RecordBatchStream(self._answer(request.ticket))
 
     def get_schema(
@@ -197,13 +197,16 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
     def _answer(self, ticket: bytes) -> pa.Table:
         try:
             asked = json.loads(ticket)
-            rows = self.rows(asked["dataset"])
+            dataset = "bars" if asked["op"] == "bars" else asked["dataset"]
+            rows = self.rows(dataset)
         except (ValueError, KeyError):
             raise _error("invalid_argument", "the ticket is not understood") from None
         if not rows.schema.names:
-            raise _error("not_found", f"there is no dataset {asked['dataset']}", field="dataset")
+            raise _error("not_found", f"there is no dataset {dataset}", field="dataset")
         if asked["symbols"]:
             rows = _of(rows, asked["symbols"])
+        if asked["op"] == "bars":
+            rows = rows.filter(pc.equal(rows["interval"], asked["interval"]))
         if asked["op"] == "latest":
             rows = _newest(rows, asked["limit"])
         if asked.get("columns"):

@@ -30,6 +30,15 @@ class Compression(StrEnum):
     ZSTD = "zstd"
 
 
+class Session(StrEnum):
+    """What the bars of a day are aligned to."""
+
+    UTC = "utc"
+    """Midnight, UTC."""
+    CME = "cme"
+    """Trade dates of CME: from 17:00 of the evening before to 16:00, Chicago's time."""
+
+
 def symbol_list(symbols: str | Iterable[str]) -> list[str]:
     """One symbol or several, as a list."""
     names = [symbols] if isinstance(symbols, str) else list(symbols)
