@@ -11,6 +11,8 @@ from storage.schemas import DICTIONARY, TICKS, TIMESTAMP, Flag
 SYMBOLS: Final = ("MNQ", "NQ", "MES", "SPY", "QQQ", "VIX")
 TICK_INTERVAL: Final = 100
 """Microseconds between the ticks of one producer: 10,000 ticks/s."""
+BLOCK_BATCHES: Final = 256
+"""Batches built at a time: one by one, building them would cost as much as sending them."""
 
 
 def ticks(
@@ -44,17 +46,23 @@ def ticks(
         field.with_type(DICTIONARY) if field.name in TICKS.dictionary else field
         for field in TICKS.schema
     )
-    steps = np.arange(rows, dtype=np.int64)
+    steps = np.arange(BLOCK_BATCHES * rows, dtype=np.int64) * TICK_INTERVAL
+    repeated = pa.Table.from_batches(
+        [pa.RecordBatch.from_pydict(template)] * BLOCK_BATCHES
+    ).combine_chunks()
+    block = {name: repeated[name].chunk(0) for name in template}
     while True:
-        instants = _integers(start + steps * TICK_INTERVAL, TIMESTAMP)
+        instants = _integers(start + steps, TIMESTAMP)
         changing = {
             "ts_event": instants,
             "ts_recv": instants,
-            "sequence": _integers(start + steps * TICK_INTERVAL, pa.int64()),
+            "sequence": _integers(start + steps, pa.int64()),
         }
-        columns = [changing.get(name, template.get(name)) for name in schema.names]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
-        start += rows * TICK_INTERVAL
+        columns = [changing.get(name, block.get(name)) for name in schema.names]
+        batches = pa.RecordBatch.from_arrays(columns, schema=schema)
+        for at in range(0, len(steps), rows):
+            yield batches.slice(at, rows)
+        start += len(steps) * TICK_INTERVAL
 
 
 def _strings(codes: np.ndarray, values: tuple[str, ...]) -> pa.DictionaryArray:

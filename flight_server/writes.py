@@ -37,13 +37,18 @@ class Writes:
     def __init__(self, store: Store, slots: StreamSlots) -> None:
         self._store = store
         self._slots = slots
-        self._writers: dict[int, str] = {}
+        self._writers: dict[int, tuple[str, str]] = {}
         self._lock = threading.Lock()
 
     def writing(self) -> set[str]:
         """Return the model ids that have a stream open."""
         with self._lock:
-            return set(self._writers.values())
+            return {model_id for model_id, _ in self._writers.values()}
+
+    def datasets(self) -> frozenset[str]:
+        """Return the datasets that have a stream open."""
+        with self._lock:
+            return frozenset(dataset for _, dataset in self._writers.values())
 
     def put(
         self,
@@ -61,9 +66,10 @@ class Writes:
         call.caller.require(Scope.WRITE)
         slot = self._slots.take(call.caller.key_id)
         call.release = slot.release
-        stream = self._store.open_stream(_dataset_of(descriptor), reader.schema)
+        dataset = _dataset_of(descriptor)
+        stream = self._store.open_stream(dataset, reader.schema)
         with self._lock:
-            self._writers[id(stream)] = call.caller.model_id
+            self._writers[id(stream)] = (call.caller.model_id, dataset)
         try:
             self._pump(stream, _moving(reader, slot), writer)
         finally:
@@ -83,13 +89,13 @@ class Writes:
             for chunk in chunks:
                 if chunk.data is None:
                     continue
-                _check_size(chunk)
+                size = _checked_size(chunk)
                 self._store.wait_for_memory()
                 mark = _mark_of(chunk)
                 if mark is None:
-                    stream.push(chunk.data)
+                    stream.push(chunk.data, size=size)
                 else:
-                    stream.push(chunk.data, mark.producer, mark.seq)
+                    stream.push(chunk.data, mark.producer, mark.seq, size=size)
         finally:
             # Also when the client has died: what was taken from it is in the store already.
             stream.wait_until_taken()
@@ -123,11 +129,12 @@ def _dataset_of(descriptor: flight.FlightDescriptor) -> str:
     return str(path[0].decode(errors="replace"))
 
 
-def _check_size(chunk: flight.FlightStreamChunk) -> None:
-    rows, size = chunk.data.num_rows, chunk.data.get_total_buffer_size()
+def _checked_size(chunk: flight.FlightStreamChunk) -> int:
+    rows, size = chunk.data.num_rows, int(chunk.data.get_total_buffer_size())
     if rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX:
         message = f"a batch of {rows} rows and {size} bytes is too large: split it"
         raise LimitError(f"{message} (at most {BATCH_ROWS_MAX} rows, {BATCH_BYTES_MAX} bytes)")
+    return size
 
 
 def _mark_of(chunk: flight.FlightStreamChunk) -> BatchMark | None:

@@ -54,7 +54,11 @@ class Mark:
 
 
 class Producer:
-    """The marks of one producer. Guarded by the lock of its table."""
+    """The marks of one producer.
+
+    ``accepted`` belongs to the producer's stream, whose lock guards it; the rest is guarded by the
+    lock of the table.
+    """
 
     __slots__ = ("accepted", "durable", "handover", "name", "stream")
 
@@ -110,18 +114,27 @@ class AppendStream:
         self._counts = [0, 0, 0]
         self._ended = False
         self._error: StorageError | None = None
+        self._refusal: StorageError | None = None
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "ended" if self._ended else "open"
         return f"<AppendStream {state} read {self._read} pending {len(self._pending)}>"
 
-    def push(self, batch: pa.RecordBatch, producer: str | None = None, seq: int = 0) -> None:
+    def push(
+        self,
+        batch: pa.RecordBatch,
+        producer: str | None = None,
+        seq: int = 0,
+        *,
+        size: int | None = None,
+    ) -> None:
         """Hand over one batch; waits while the appender is behind.
 
         Args:
             batch: Rows of the stream's schema.
             producer: Who numbers the batches; None for nobody (then ``seq`` is ignored).
             seq: The batch's number.
+            size: Bytes of the batch where the caller knows them.
 
         Raises:
             InvalidDataError: The batch's own buffers contradict each other.
@@ -134,20 +147,21 @@ class AppendStream:
             raise InvalidDataError(f"the batch is not valid Arrow data: {error}") from error
         if producer != self._producer.name:
             self._take_over(producer)
-        # Not nbytes, which walks every buffer and costs more than all the rest of this.
-        size = batch.get_total_buffer_size()
-        self._wait_for_room()
-        with self._table.lock:  # admitted and queued at once, so that a take-over finds both
-            resent = producer is not None and self._is_resend(seq)
-            if not resent:
-                self._producer.accepted += 1
-            with self._lock:
-                self._read = max(self._read, seq if resent else self._producer.accepted)
-                if resent:
-                    self._settled.notify_all()
-                else:
-                    self._pending.append((self._producer.accepted, batch, size))
-                    self._pending_bytes += size
+        if size is None:
+            # Not nbytes, which walks every buffer and costs more than all the rest of this.
+            size = batch.get_total_buffer_size()
+        with self._taken:
+            while self._is_full() and self._refusal is None:
+                self._taken.wait()
+            if self._refusal is not None:
+                raise self._refusal
+            if producer is not None and self._is_resend(seq):
+                self._read = max(self._read, seq)
+                self._settled.notify_all()
+            else:
+                self._read = self._producer.accepted = self._producer.accepted + 1
+                self._pending.append((self._read, batch, size))
+                self._pending_bytes += size
         if not self._wake.is_set():
             self._wake.set()
 
@@ -161,8 +175,15 @@ class AppendStream:
                 before, self._producer.stream = self._producer.stream, self
             if before is not None:
                 # What it has queued must reach the journal before what we queue: marks only grow.
+                before.refuse(_superseded(name))
                 before.wait_until_taken()
                 before.fail(_superseded(name))
+
+    def refuse(self, error: StorageError) -> None:
+        """Take no more batches; those taken in go their way."""
+        with self._taken:
+            self._refusal = self._refusal or error
+            self._taken.notify_all()
 
     def wait_until_taken(self) -> None:
         """Wait until the appender has taken every batch of this stream."""
@@ -172,20 +193,11 @@ class AppendStream:
 
     def _is_resend(self, seq: int) -> bool:
         producer = self._producer
-        if producer.stream is not self:
-            raise _superseded(producer.name)
         expected = producer.accepted + 1
         if not 1 <= seq <= expected:
             message = f"producer {producer.name!r} sent batch {seq} where {expected} comes next"
             raise SequenceError(message, expected=expected)
         return seq < expected
-
-    def _wait_for_room(self) -> None:
-        with self._taken:
-            while self._is_full() and self._error is None:
-                self._taken.wait()
-            if self._error is not None:
-                raise self._error
 
     def _is_full(self) -> bool:
         return len(self._pending) >= PENDING_BATCHES_MAX or self._pending_bytes >= PENDING_BYTES_MAX
@@ -250,6 +262,7 @@ class AppendStream:
         """End the stream from this side; both its threads raise ``error``."""
         with self._settled:
             self._error = self._error or error
+            self._refusal = self._refusal or error
             self._taken.notify_all()
             self._settled.notify_all()
 
