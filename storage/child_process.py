@@ -18,7 +18,7 @@ FULL: Final = "full"
 FAILED: Final = "failed"
 STOP_POLL_SECONDS: Final = 0.2
 STDERR_CHARACTERS_MAX: Final = 500
-"""Of what an interpreter that died has said: the end names the error."""
+"""Of the last line of an interpreter that died, which names the error."""
 
 
 def roll_over(task: RolloverTask, stop: threading.Event) -> RolloverResult:
@@ -49,7 +49,10 @@ def _run(kind: str, task: Any, stop: threading.Event) -> Any:  # noqa: ANN401 - 
     try:
         ((outcome, content),) = json.loads(said).items()
     except ValueError as error:
-        detail = wrong.strip()[-STDERR_CHARACTERS_MAX:] or f"exit code {child.returncode}"
+        detail = (
+            wrong.strip().rpartition("\n")[2][:STDERR_CHARACTERS_MAX]
+            or f"exit code {child.returncode}"
+        )
         raise LakeError(f"the process that writes the lake died: {detail}") from error
     if outcome == DONE:
         return content

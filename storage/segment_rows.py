@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
-from storage.errors import JournalCorruptError
+from storage.errors import JournalCorruptError, JournalError
 from storage.journal_file import JournalReader, Record
 from storage.journal_record import schema_of
 from storage.journal_rows import UnreadableRowsError, columns_of, conformed, decode, require_known
@@ -63,6 +63,8 @@ def read_segment(path: Path, spans: Mapping[str, tuple[int, int]]) -> dict[str, 
         JournalCorruptError: It is not what was written, or does not have all of these rows.
         JournalError: It can't be read.
     """
+    if not path.is_file():
+        raise JournalError(f"{path} is not there")  # SQLite would make it
     reader = JournalReader(path)
     loaders = {name: _Loader(reader, DATASETS[name], *span) for name, span in spans.items()}
     for record in reader.records():

@@ -82,7 +82,7 @@ class FilePath:
         Raises:
             LakeError: It is not a path of ours.
         """
-        *directories, name = PurePosixPath(text).parts
+        *directories, name = PurePosixPath(text).parts or ("",)
         values = dict(part.split("=", 1) for part in directories if "=" in part)
         date = values.get("date", values.get("month"))
         if date is None or len(values) != len(directories):

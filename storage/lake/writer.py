@@ -248,9 +248,10 @@ def verified_rows(path: Path, dataset: Dataset) -> Iterator[pa.Table]:
         with pq.ParquetFile(
             path, page_checksum_verification=True, read_dictionary=texts, pre_buffer=False
         ) as file:
+            _require_known(path, file.schema_arrow, schema)
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise LakeCorruptError(path, str(error).partition("\n")[0]) from error
     except OSError as error:
         # Arrow tells of a wrong page by the same class as of a disk that fails; only the latter
@@ -258,6 +259,15 @@ def verified_rows(path: Path, dataset: Dataset) -> Iterator[pa.Table]:
         if error.errno is None:
             raise LakeCorruptError(path, str(error).partition("\n")[0]) from error
         raise LakeError(f"{path}: {error}") from error
+
+
+def _require_known(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    """Check that a file has a dataset's columns: a footer has no checksum of its own."""
+    unknown = set(found.names) - set(schema.names)
+    missing = {field.name for field in schema if not field.nullable} - set(found.names)
+    for name in sorted(unknown | missing):
+        detail = "is missing" if name in missing else "is unknown to this version"
+        raise LakeCorruptError(path, f"column {name!r} {detail}")
 
 
 def file_digest(path: Path) -> str:
