@@ -17,16 +17,18 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from storage.errors import JournalCorruptError, JournalError, JournalFullError
 from storage.journal_log import LOG_SUFFIX
 from storage.journal_pages import PAGE_BYTES, place_of
-from storage.journal_record import Header, Intact, Record, digest, intact, record_of, row_of
+from storage.journal_record import Header, Intact, Record, Row, digest, intact, record_of, row_of
 from storage.ports import MICROSECONDS, Disk
 
 __all__ = [
+    "Access",
     "Header",
     "JournalReader",
     "JournalWriter",
@@ -45,6 +47,8 @@ FORMAT_VERSIONS_READ: Final = (1, 2)
 """Format 1 did not say what its records look like, and could not tell a lost body from the rest."""
 CACHE_KIBIBYTES: Final = 16_384
 BUSY_TIMEOUT_MS: Final = 5_000
+READ_RECORDS: Final = 16
+"""Records read at a time: some 160 MB of them at most."""
 SUFFIX: Final = ".journal"
 
 _CREATE: Final = f"""
@@ -67,6 +71,7 @@ CREATE TABLE records (
 CREATE TABLE seal (records INTEGER NOT NULL, checksum BLOB NOT NULL);
 """
 _SEAL: Final = "INSERT INTO seal SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM seal)"
+_SELECT: Final = "SELECT * FROM records WHERE id > ? ORDER BY id LIMIT ?"
 _INSERT: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -74,6 +79,15 @@ def file_name(number: int, hour: int) -> str:
     """Return the name of a journal file: its number, then its UTC hour."""
     began = datetime.fromtimestamp(hour // MICROSECONDS, UTC)
     return f"{number:08d}-{began:%Y%m%dT%H}{SUFFIX}"
+
+
+class Access(Enum):
+    """How a reader opens a file."""
+
+    OWN = "own"
+    """As its only user, before anything is written."""
+    BESIDE = "beside"
+    """As a guest who changes nothing, whether or not a server writes to it."""
 
 
 class JournalWriter:
@@ -138,9 +152,10 @@ class JournalWriter:
 class JournalReader:
     """Reads one file from start to end, and trusts nothing it has not verified."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, access: Access = Access.OWN) -> None:
         self.path = path
-        with _mapped_errors(path), closing(_connect_to_read(path)) as connection:
+        self._access = access
+        with _mapped_errors(path), closing(_connect_to_read(path, access)) as connection:
             self._check_format(connection)
             found = connection.execute("SELECT content, checksum FROM header").fetchall()
             sealed = connection.execute("SELECT records, checksum FROM seal").fetchall()
@@ -153,9 +168,9 @@ class JournalReader:
         Raises:
             JournalCorruptError: A record is not what was written; the records before it were.
         """
-        with _mapped_errors(self.path), closing(_connect_to_read(self.path)) as connection:
-            expected = 1
-            for row in connection.execute("SELECT * FROM records ORDER BY id"):
+        expected = 1
+        for rows in self._pages():
+            for row in rows:
                 if row[0] != expected:
                     raise self._corrupt(expected, "the record is missing")
                 if (state := intact(self.header.number, row)) is not Intact.ALL:
@@ -166,6 +181,17 @@ class JournalReader:
         if self._sealed not in (None, expected - 1):
             detail = f"the record is missing: the file was sealed with {self._sealed}"
             raise JournalCorruptError(self.path, expected, detail)
+
+    def _pages(self) -> Iterator[list[Row]]:
+        """Yield some records at a time; between them the file can be folded and sealed."""
+        with (
+            _mapped_errors(self.path),
+            closing(_connect_to_read(self.path, self._access)) as connection,
+        ):
+            last = 0
+            while rows := connection.execute(_SELECT, (last, READ_RECORDS)).fetchall():
+                yield rows
+                last = max(last + 1, rows[-1][0])
 
     def _corrupt(self, record: int, detail: str) -> JournalCorruptError:
         place = place_of(self.path, record)
@@ -227,14 +253,27 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    connection = connect(path)
+def _connect_to_read(path: Path, access: Access) -> sqlite3.Connection:
+    connection = connect(path) if access is Access.OWN else _connect_beside(path)
     # Text that is no UTF-8 any more must reach its checksum.
     connection.text_factory = lambda data: data.decode(errors="replace")
     return connection
 
 
-def is_unfinished(path: Path) -> bool:
+def _connect_beside(path: Path) -> sqlite3.Connection:
+    """Open a file read-only: who may write folds the log when it closes, and makes files beside."""
+    log = path.with_name(path.name + LOG_SUFFIX)
+    alone = not log.exists() or not log.stat().st_size
+    # Without a log nothing writes to the file, or it is about to and begins with a log.
+    mode = "mode=ro&immutable=1" if alone else "mode=ro"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None
+    )
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    return connection
+
+
+def is_unfinished(path: Path, access: Access = Access.OWN) -> bool:
     """Whether a file was cut off while it was made, before its header: then it holds nothing.
 
     Raises:
@@ -242,7 +281,7 @@ def is_unfinished(path: Path) -> bool:
     """
     with _mapped_errors(path):
         used = path.stat().st_size > PAGE_BYTES
-        with closing(connect(path)) as connection:
+        with closing(_connect_to_read(path, access)) as connection:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if used and tables == 0:
         raise JournalCorruptError(path, None, "its tables are missing")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
-from storage.errors import JournalCorruptError, JournalError
+from storage.errors import JournalCorruptError
 from storage.journal_file import SUFFIX, JournalReader, Record, fold, is_unfinished, remove
 from storage.journal_log import require_sound_log
 from storage.journal_record import schema_of
@@ -59,7 +59,7 @@ def recover(directory: Path, disk: Disk) -> Recovered:
         JournalError: A file can't be read, or a repair was cut short.
     """
     if disk.size(directory.with_name(directory.name + REPAIR_MARK)):
-        raise JournalError(f"{directory}: a repair was cut short and has to be run again")
+        raise JournalCorruptError(directory, None, "a repair was cut short and has to be run again")
     paths = [path for path in disk.list(directory) if path.name.endswith(SUFFIX)]
     for path in paths:
         require_sound_log(path)  # once SQLite has opened the file, it is too late to ask

@@ -13,9 +13,9 @@ import structlog
 
 from flight_server.errors import FlightServiceError
 from flight_server.service import FlightConfig, FlightService, TlsPair
-from storage.errors import StorageError
+from storage.errors import JournalCorruptError, StorageError
 from storage.ports import SystemClock, SystemDisk
-from tickflightd import directory, logs, machine, tls
+from tickflightd import directory, journal, logs, machine, tls
 from tickflightd.errors import EXIT_DONE, EXIT_FAILED
 from tickflightd.settings import Settings
 from tickflightd.welcome import ready_line
@@ -84,6 +84,9 @@ def _serve(config: FlightConfig) -> int:
         stop.wait()
         _log.info("stopping")
         service.stop(DRAIN_SECONDS)
+    except JournalCorruptError as error:
+        _log.critical("the journal is damaged", reason=str(error), advice=journal.ADVICE)
+        return EXIT_FAILED
     except (FlightServiceError, StorageError) as error:
         _log.critical("the flight server can't go on", reason=str(error))
         return EXIT_FAILED

@@ -6,6 +6,7 @@ import rich_click as click
 
 from tickflightd.cli.doctor import doctor
 from tickflightd.cli.imports import imports
+from tickflightd.cli.journal import journal
 from tickflightd.cli.keys import keys
 from tickflightd.cli.shared import Command, Commands, load_settings
 
@@ -27,6 +28,7 @@ def main() -> None:
 
 main.add_command(doctor)
 main.add_command(imports)
+main.add_command(journal)
 main.add_command(keys)
 
 

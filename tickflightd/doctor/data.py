@@ -82,7 +82,7 @@ def journal(files: Sequence[JournalFile], now: int) -> list[Finding]:
     if not files:
         return [ok("journal", "there is no journal yet")]
     findings = [
-        fail("journal", broken, "keep the directory as it is, and restore the file from a backup")
+        fail("journal", broken, "run `tickflightd journal verify`, then `journal repair`")
         for broken in breaks(files)
     ]
     newest = max((one.header.hour for one in files if one.header is not None), default=0)

@@ -168,7 +168,9 @@ class _Examination:
         try:
             files = journal_files(self._home / "journal")
         except JournalError as error:
-            yield fail("journal", str(error), "keep it as it is, and restore it from a backup")
+            yield fail(
+                "journal", str(error), "run `tickflightd journal verify`, then `journal repair`"
+            )
             return
         yield from data.journal(files, self._clock.now())
 
