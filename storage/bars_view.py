@@ -5,19 +5,18 @@ asked for. Candles that a source has told (rows of the dataset ``bars`` with the
 stand in for minutes that have no ticks.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.bar_columns import TICK_COLUMNS, BarCodec
 from storage.bar_sessions import MINUTE, Grid
-from storage.bars import Bars, Ticks, bars_of, condensed, distinct, joined, settled
+from storage.bar_stream import minutes_of, short_bars, whole
+from storage.bars import Bars, condensed, distinct, joined
 from storage.errors import InvalidDataError
-from storage.runs import Integers
 from storage.schemas import BARS, TICKS
 from storage.selection import Selection
 from storage.snapshot import COVERAGE_KEY, Answer, Snapshot
@@ -26,8 +25,6 @@ from storage.validation import INSTANT_MAX
 BLOCK_BARS_MIN: Final = 1 << 14
 """Bars that are sent together, unless there are fewer: small blocks cost more than their rows."""
 CANDLE_INTERVAL: Final = "1m"
-
-_Columns = TypeVar("_Columns", Ticks, Bars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ class _Reading:
         short = self._from_ticks(base)
         if base == MINUTE and self._has_candles():
             short = self._filled(short)
-        for part in _whole(short, self._grid.starts):
+        for part in whole(short, self._grid.starts):
             bars = condensed(part, self._grid.starts(part.start))
             if base < MINUTE:  # whole minutes were read, for what happens in one is settled in it
                 bars = bars.take((bars.start >= self._start) & (bars.start < self._end))
@@ -105,10 +102,7 @@ class _Reading:
         start, end = self._start // MINUTE * MINUTE, -(-self._end // MINUTE) * MINUTE
         selection = replace(self._selection, columns=TICK_COLUMNS)
         batches = self._snapshot.range(TICKS.name, selection, start, end).batches
-        for part in _whole(map(self._codec.ticks, batches), _minutes):
-            ticks = settled(part)
-            if len(ticks.ts_event):
-                yield condensed(bars_of(ticks), ticks.ts_event // step * step)
+        yield from short_bars(batches, self._codec, step)
 
     # Candles
 
@@ -133,29 +127,6 @@ class _Reading:
         batches = self._snapshot.range(BARS.name, selection, start, end).batches
         told = (batch.filter(pc.equal(batch["interval"], CANDLE_INTERVAL)) for batch in batches)
         candles = (self._codec.bars(batch) for batch in told if batch.num_rows)
-        for part in _whole(candles, _minutes):
+        for part in whole(candles, minutes_of):
             # The last one told of a minute counts: those before it were told while it went on.
             yield distinct(part.take(slice(None, None, -1)))
-
-
-def _whole(parts: Iterable[_Columns], starts: Callable[[Integers], Integers]) -> Iterator[_Columns]:
-    """Cut rows anew, so that all that begin together come together."""
-    held: list[_Columns] = []
-    held_start = 0
-    for part in parts:
-        begun = starts(part[0])
-        cut = int(np.searchsorted(begun, begun[-1]))
-        if held and held_start < begun[-1]:
-            held.append(part.take(slice(0, cut)))
-            yield joined(held)
-            held = []
-        elif cut:
-            yield part.take(slice(0, cut))
-        held.append(part.take(slice(cut, None)))
-        held_start = int(begun[-1])
-    if held:
-        yield joined(held)
-
-
-def _minutes(instants: Integers) -> Integers:
-    return instants // MINUTE
