@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
 from pyarrow import flight
@@ -100,7 +99,7 @@ class Actions:
             if dataset.admin_only and Scope.ADMIN not in caller.scopes:
                 continue
             extents = {
-                symbol: asdict(extent)
+                symbol: extent.fields()
                 for symbol, extent in snapshot.symbols(name).items()
                 if caller.symbols is None or symbol in caller.symbols
             }

@@ -179,6 +179,12 @@ def to_flight_error(error: Exception) -> flight.FlightError:
             return _answer(flight.FlightServerError, str(error), code="sequence")
         case storage_errors.SequenceError(expected=int(expected)):
             return _answer(flight.FlightServerError, str(error), code="sequence", expected=expected)
+        case storage_errors.RetentionError():
+            oldest = error.oldest
+            return _answer(flight.FlightServerError, str(error), code="retention", oldest=oldest)
+        case storage_errors.LakeCorruptError():
+            _LOG.error("the lake is damaged", file=str(error.path), exception=traceback_of(error))
+            return _answer(flight.FlightServerError, _damage(error), code="internal")
         case storage_errors.StoreClosedError():
             return to_flight_error(BusyError("the server is shutting down; retry in a moment"))
         case _:
@@ -196,6 +202,8 @@ def outcome_of(error: Exception) -> str:
             return f"error:{InvalidArgumentError.code}"
         case storage_errors.SequenceError():
             return "error:sequence"
+        case storage_errors.RetentionError():
+            return "error:retention"
         case storage_errors.StoreClosedError():
             return f"error:{BusyError.code}"
         case _:
@@ -217,6 +225,11 @@ def _answer(
         name: _cut(value) if isinstance(value, str) else value for name, value in extra.items()
     }
     return flight_class(_cut(message), json.dumps(short).encode())
+
+
+def _damage(error: storage_errors.LakeCorruptError) -> str:
+    # The name alone: where files lie is nothing for clients.
+    return f"{error.path.name} of the lake is damaged; run `tickflightd lake verify` on the server"
 
 
 def _cut(text: str) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from flight_server.calls import CANCELLED, OK, Call, Calls
+from flight_server.endpoints import daily
 from flight_server.errors import LimitError, outcome_of, to_flight_error
 from flight_server.identity import Identity, Scope
 from flight_server.instants import parse_instant
@@ -27,6 +28,7 @@ from storage.schemas import DATASETS, Dataset
 from storage.selection import Selection
 from storage.snapshot import Answer, Snapshot, dataset_named
 from storage.store import Store
+from storage.where import Where
 
 UNKNOWN_COUNT: Final = -1
 """What Flight wants to hear where a count would cost more than it is worth."""
@@ -42,6 +44,7 @@ class Reading:
 
     dataset: Dataset
     selection: Selection
+    where: Where | None
 
 
 class Reads:
@@ -76,19 +79,24 @@ class Reads:
     def info(
         self, ticket: Ticket, caller: Identity, descriptor: flight.FlightDescriptor
     ) -> flight.FlightInfo:
-        """Return the schema of an answer and where to get it; nothing is read."""
+        """Return the schema of an answer and where to get it."""
         snapshot = self._store.snapshot()
         realtime = isinstance(ticket, LatestTicket)
         reading = _reading(ticket, caller, Scope.READ_REALTIME if realtime else Scope.READ_HISTORY)
+        tickets: list[Ticket] = [ticket]
         count = UNKNOWN_COUNT
-        if isinstance(ticket, BarsTicket):
-            schema = bars_schema(snapshot, _bars_request(ticket, reading, snapshot))
-        else:
-            span = None if isinstance(ticket, LatestTicket) else _span(ticket, snapshot)
-            schema = snapshot.schema(reading.dataset.name, reading.selection, span)
-            count = UNKNOWN_COUNT if span is None else _count(snapshot, reading, span)
-        endpoint = flight.FlightEndpoint(ticket_bytes(ticket), [])
-        return flight.FlightInfo(schema, descriptor, [endpoint], count, UNKNOWN_COUNT)
+        match ticket:
+            case BarsTicket():
+                schema = bars_schema(snapshot, _bars_request(ticket, reading, snapshot))
+            case LatestTicket():
+                schema = snapshot.schema(reading.dataset.name, reading.selection, None)
+            case RangeTicket():
+                span = _span(ticket, snapshot)
+                schema = snapshot.schema(reading.dataset.name, reading.selection, span)
+                tickets = [*daily(ticket, reading.selection, span, snapshot)]
+                count = _count(snapshot, reading, span)
+        endpoints = [flight.FlightEndpoint(ticket_bytes(one), []) for one in tickets]
+        return flight.FlightInfo(schema, descriptor, endpoints, count, UNKNOWN_COUNT)
 
     def schema(self, ticket: Ticket) -> pa.Schema:
         """Return the schema of an answer, without data of anybody in it."""
@@ -113,7 +121,9 @@ class Reads:
     ) -> flight.FlightDataStream:
         reading = _reading(ticket, call.caller, Scope.READ_HISTORY)
         start, end = _span(ticket, snapshot)
-        answer = snapshot.range(reading.dataset.name, reading.selection, start, end, ticket.order)
+        answer = snapshot.range(
+            reading.dataset.name, reading.selection, start, end, ticket.order, reading.where
+        )
         row_bytes = _row_bytes(reading.dataset.name, ticket.columns)
         options = pa.ipc.IpcWriteOptions(compression=ticket.compression)
         return self._streamed(answer, options, call, row_bytes)
@@ -153,7 +163,8 @@ def _reading(ticket: Ticket, caller: Identity, scope: Scope) -> Reading:
         narrow=caller.symbols is not None,
     )
     selection.columns_of(dataset)
-    return Reading(dataset, selection)
+    text = ticket.where if isinstance(ticket, RangeTicket) else None
+    return Reading(dataset, selection, None if text is None else Where.parse(text, dataset))
 
 
 def _bars_request(ticket: BarsTicket, reading: Reading, snapshot: Snapshot) -> BarsRequest:
@@ -167,14 +178,11 @@ def _span(ticket: RangeTicket | BarsTicket, snapshot: Snapshot) -> tuple[int, in
 
 
 def _count(snapshot: Snapshot, reading: Reading, span: tuple[int, int]) -> int:
-    """Return the rows of an answer where the whole of what there is was asked for."""
-    extents = snapshot.symbols(reading.dataset.name)
-    wanted = reading.selection.symbols
-    chosen = [extents[s] for s in (extents if wanted is None else wanted) if s in extents]
-    whole = all(span[0] <= extent.first and extent.last < span[1] for extent in chosen)
-    # Where several sources speak, one is chosen a date, and counting would mean reading.
-    alone = all(extent.sources == 1 for extent in chosen)
-    return sum(extent.rows for extent in chosen) if whole and alone else UNKNOWN_COUNT
+    """Return the rows of an answer, where that is known without reading them."""
+    if reading.where is not None:
+        return UNKNOWN_COUNT
+    count = snapshot.count(reading.dataset.name, reading.selection, *span)
+    return UNKNOWN_COUNT if count is None else count
 
 
 def _check_answer(snapshot: Snapshot, reading: Reading, limit: int) -> None:

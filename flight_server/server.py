@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
@@ -144,7 +144,7 @@ class FlightRpcServer(flight.FlightServerBase):  # type: ignore[misc]
                 continue
             for symbol, extent in snapshot.symbols(name).items():
                 if _may_read(caller, symbol):
-                    about = {"dataset": name, "symbol": symbol, **asdict(extent)}
+                    about = {"dataset": name, "symbol": symbol, **extent.fields()}
                     listed.append(_listing(dataset.wire_schema, about))
         return listed
 

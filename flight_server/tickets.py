@@ -19,6 +19,7 @@ from storage.bar_sessions import Session, parse_interval
 from storage.errors import InvalidDataError
 from storage.schemas import BARS, DATASETS, SYMBOL_PATTERN
 from storage.selection import Order
+from storage.where import WHERE_CHARS_MAX
 
 TICKET_BYTES_MAX: Final = 1 << 20
 """Longest ticket: thousands of symbols fit, a mistake does not cost memory."""
@@ -65,6 +66,7 @@ class RangeTicket(_Ticket):
     start: Instant
     end: Instant
     columns: Columns = None
+    where: Annotated[str, Field(min_length=1, max_length=WHERE_CHARS_MAX)] | None = None
     order: Order = Order.TIME
     source: Name | None = None
     compression: Literal["lz4", "zstd"] | None = None
@@ -141,6 +143,8 @@ def record_of(ticket: RangeTicket | BarsTicket) -> str:
     }
     if isinstance(ticket, RangeTicket):
         kept["order"] = ticket.order.value
+        if ticket.where is not None:
+            kept["where"] = _UNTOLD
     else:
         kept |= {"interval": _interval(ticket.interval), "session": ticket.session.value}
     if len(ticket.symbols) > RECORD_SYMBOLS_MAX:

@@ -7,8 +7,11 @@ import pyarrow.compute as pc
 
 from storage.batched import BatchedState
 from storage.merge import BLOCK_ROWS_TARGET
+from storage.ordering import reading_order
 from storage.schemas import wire_projection
-from storage.selection import ALL_SOURCES, Order, Selection, SymbolExtent
+from storage.selection import ALL_SOURCES, Selection, SymbolExtent
+from storage.speakers import DAY
+from storage.streams import Stream
 
 
 class BatchedView:
@@ -16,6 +19,7 @@ class BatchedView:
 
     def __init__(self, state: BatchedState) -> None:
         self._state = state
+        self._dataset = state.dataset
         self.end = state.end
 
     def symbols(self) -> list[str]:
@@ -29,52 +33,74 @@ class BatchedView:
         if not len(instants):
             return None
         bounds = pc.min_max(instants).as_py()
-        return SymbolExtent(len(instants), bounds["min"], bounds["max"], sources=1)
+        return SymbolExtent(len(instants), bounds["min"], bounds["max"])
 
-    def latest(self, selection: Selection, limit: int, now: int) -> pa.RecordBatch:  # noqa: ARG002
-        """Return the newest ``limit`` rows of each symbol by total order, oldest first."""
-        table = self._selected(self._table(), selection)
+    def newest(self, selection: Selection, limit: int) -> dict[str | None, pa.RecordBatch]:
+        """Return the newest ``limit`` rows of each symbol, in order; None is rows without one."""
+        table = self._selected(self._table(), selection.symbols, _named(selection.source))
         symbols: Sequence[str | None] = table["symbol"].unique().to_pylist()
-        newest = [
-            self._sorted(table.filter(_equals(table["symbol"], symbol)))[-limit:]
+        names = tuple(self._dataset.schema.names)
+        return {
+            symbol: self._wire(
+                self._sorted(table.filter(_equals(table["symbol"], symbol)))[-limit:], names
+            )
             for symbol in symbols
-        ]
-        found = self._sorted(pa.concat_tables(newest)) if newest else table
-        return self._wire(found, selection)
+        }
 
-    def range(
-        self, selection: Selection, start: int, end: int, order: Order
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows with ``start <= ts_event < end`` in total order."""
-        table = self._selected(self._table(), selection)
+    def stream(
+        self, symbols: Sequence[str | None] | None, source: str | None, start: int, end: int
+    ) -> Stream | None:
+        """Return the rows with ``start <= ts_event < end`` as one stream, None without any.
+
+        Args:
+            symbols: Symbols wanted, None among them for rows without one; None is all rows.
+            source: The source wanted; None is all of them.
+            start: µs since 1970.
+            end: Likewise, excluded.
+        """
+        table = self._selected(self._table(), symbols, source)
         instants = table["ts_event"].cast(pa.int64())
         inside = pc.and_(pc.greater_equal(instants, start), pc.less(instants, end))
-        first = ("symbol",) if order is Order.SYMBOL else ()
-        table = self._sorted(table.filter(inside), first=first)
-        for at in range(0, table.num_rows, BLOCK_ROWS_TARGET):
-            yield self._wire(table.slice(at, BLOCK_ROWS_TARGET), selection)
+        table = self._sorted(table.filter(inside))
+        if not table.num_rows:
+            return None
+
+        def read(names: tuple[str, ...], _: int) -> Iterator[pa.RecordBatch]:
+            for at in range(0, table.num_rows, BLOCK_ROWS_TARGET):
+                yield self._wire(table.slice(at, BLOCK_ROWS_TARGET), names)
+
+        bounds = pc.min_max(table["ts_event"].cast(pa.int64())).as_py()
+        return Stream(bounds["min"], bounds["max"], read, table.num_rows)
+
+    def dates(
+        self, symbols: Sequence[str | None] | None, source: str | None, start: int, end: int
+    ) -> set[int]:
+        """Return the UTC dates (days since 1970) of the rows of a stream; see ``stream``."""
+        table = self._selected(self._table(), symbols, source)
+        instants = table["ts_event"].cast(pa.int64())
+        inside = pc.and_(pc.greater_equal(instants, start), pc.less(instants, end))
+        days = pc.divide(instants.filter(inside), DAY)
+        return set(days.unique().to_pylist())
 
     def _table(self) -> pa.Table:
         return self._state.table(self.end)
 
-    def _selected(self, table: pa.Table, selection: Selection) -> pa.Table:
-        if selection.symbols is not None:
-            wanted = pa.array(selection.symbols, pa.string())
-            table = table.filter(pc.is_in(table["symbol"], wanted))
-        named = selection.source not in (None, ALL_SOURCES)
-        if named and "source" in self._state.dataset.schema.names:
-            table = table.filter(pc.field("source") == selection.source)
+    def _selected(
+        self, table: pa.Table, symbols: Sequence[str | None] | None, source: str | None
+    ) -> pa.Table:
+        if symbols is not None:
+            table = table.filter(pc.is_in(table["symbol"], pa.array(symbols, pa.string())))
+        if source is not None and "source" in self._dataset.schema.names:
+            table = table.filter(pc.field("source") == source)
         return table
 
-    def _sorted(self, table: pa.Table, *, first: tuple[str, ...] = ()) -> pa.Table:
-        names = [*first, *self._state.dataset.order]
+    def _sorted(self, table: pa.Table) -> pa.Table:
+        names = reading_order(self._dataset)
         order = pc.sort_indices(table.select(names), [(name, "ascending") for name in names])
         return table.take(order)
 
-    def _wire(self, table: pa.Table, selection: Selection) -> pa.RecordBatch:
-        dataset = self._state.dataset
-        names = selection.columns_of(dataset)
-        schema = wire_projection(dataset.name, names)
+    def _wire(self, table: pa.Table, names: tuple[str, ...]) -> pa.RecordBatch:
+        schema = wire_projection(self._dataset.name, names)
         chosen = table.select(list(names)).combine_chunks()
         arrays = []
         for field in schema:
@@ -87,3 +113,7 @@ class BatchedView:
 
 def _equals(column: pa.ChunkedArray, symbol: str | None) -> pa.ChunkedArray:
     return pc.is_null(column) if symbol is None else pc.equal(column, symbol)
+
+
+def _named(source: str | None) -> str | None:
+    return None if source == ALL_SOURCES else source

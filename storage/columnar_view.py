@@ -1,8 +1,8 @@
 """Reading a columnar dataset as it was at one position."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,13 +12,14 @@ from storage.columnar_state import ColumnarState
 from storage.dictionary import Dictionary
 from storage.lanes import Lane, SortedPositions, SortedRows
 from storage.merge import Cursor, between, merged
-from storage.ports import MICROSECONDS
+from storage.ordering import reading_order
 from storage.runs import LOWEST, GrowingArray, Integers
 from storage.schemas import wire_projection
-from storage.selection import ALL_SOURCES, Order, Selection, SourcePolicy, SymbolExtent
+from storage.selection import ALL_SOURCES, SourcePolicy, SymbolExtent
+from storage.speakers import DAY, Span
+from storage.streams import Stream
 from storage.validation import Column
 
-DAY: Final = 86_400 * MICROSECONDS
 SHARED_DICTIONARY_MAX: Final = 64
 """Strings of a column up to which sending all of them beats finding the ones in use."""
 
@@ -47,31 +48,86 @@ class ColumnarView:
         rows = sum(count for lane in lanes for _, count in self._runs(lane))
         spans = [self._span(lane) for lane in lanes]
         first, last = min(first for first, _ in spans), max(last for _, last in spans)
-        return SymbolExtent(rows, first, last, sources=len({lane.key.source for lane in lanes}))
+        return SymbolExtent(rows, first, last, frozenset(self._source(lane) for lane in lanes))
 
-    def latest(self, selection: Selection, limit: int, now: int) -> pa.RecordBatch:
-        """Return the newest ``limit`` rows of each symbol by total order, oldest first."""
-        names = selection.columns_of(self._columns.dataset)
-        symbols = self.symbols() if selection.symbols is None else selection.symbols
-        parts = [self._newest(symbol, selection.source, limit, now) for symbol in symbols]
-        positions = parts[0] if len(parts) == 1 else np.concatenate([*parts, _nothing()])
-        if len(parts) > 1:
-            positions = self._sorted_by_time(positions)
-        return self.batch(positions, names, narrow=selection.narrow)
+    def sources(self, symbol: str) -> dict[str, int]:
+        """Return the sources with rows of a symbol, and the newest ``ts_event`` of each."""
+        newest: dict[str, int] = {}
+        for lane in self._lanes(symbol):
+            source, last = self._source(lane), self._span(lane)[1]
+            newest[source] = max(last, newest.get(source, last))
+        return newest
 
-    def range(
-        self, selection: Selection, start: int, end: int, order: Order
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows with ``start <= ts_event < end`` in total order."""
-        names = selection.columns_of(self._columns.dataset)
-        symbols = self.symbols() if selection.symbols is None else selection.symbols
-        together = [symbols] if order is Order.TIME else [[symbol] for symbol in sorted(symbols)]
-        for group in together:
-            pieces = [p for s in group for p in self._pieces(s, selection.source, start, end)]
-            pieces.sort(key=lambda piece: self._tie_order(piece[0]))
-            cursors = [cursor for _, cursor in pieces]
-            for positions in merged(cursors, self._state.instant, self._instants):
-                yield self.batch(positions, names, narrow=selection.narrow)
+    def dates(self, symbol: str, start: int, end: int) -> dict[str, set[int]]:
+        """Return the UTC dates (days since 1970) on which each source has a row of a symbol.
+
+        Args:
+            symbol: The symbol.
+            start: Where a date begins, µs.
+            end: Where one begins, µs; excluded.
+        """
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for lane in self._lanes(symbol):
+            found[self._source(lane)].update(self._dates(lane, start, end))
+        return found
+
+    def newest(self, symbol: str, source: str | None, limit: int, now: int) -> Integers:
+        """Return where the newest ``limit`` rows of a symbol are, in total order.
+
+        Args:
+            symbol: The symbol.
+            source: See ``Selection``.
+            limit: How many at most.
+            now: µs; tells which sources are live.
+        """
+        return self._newest_of(self._speaking(self._lanes(symbol), source, now), limit)
+
+    def newest_of(self, symbol: str, sources: Collection[str], limit: int) -> Integers:
+        """Return where the newest ``limit`` rows of a symbol from some sources are."""
+        lanes = [lane for lane in self._lanes(symbol) if self._source(lane) in sources]
+        return self._newest_of(lanes, limit)
+
+    def instant(self, position: int) -> int:
+        """Return the ``ts_event`` of one row, µs."""
+        return self._state.instant(position)
+
+    def together(self, parts: Sequence[Integers]) -> Integers:
+        """Return the rows of all of ``parts``, each of one symbol and in total order, likewise."""
+        if len(parts) == 1:
+            return parts[0]
+        return self._sorted_by_time(np.concatenate([*parts, _nothing()]))
+
+    def stream(self, plan: Mapping[str, Sequence[Span]], *, narrow: bool) -> Stream | None:
+        """Return the rows of some symbols as one stream, None when there are none.
+
+        Args:
+            plan: Whose rows of which time, by symbol.
+            narrow: See ``Selection``.
+        """
+        pieces = [
+            (lane, cursor)
+            for symbol, spans in plan.items()
+            for lane in self._lanes(symbol)
+            for span in spans
+            if span.source in (None, self._source(lane))
+            if len(cursor := self._cursor(lane, span.start, span.end))
+        ]
+        if not pieces:
+            return None
+        pieces.sort(key=lambda piece: self._tie_order(piece[0]))
+        instant = self._state.instant
+        cursors = [cursor for _, cursor in pieces]
+
+        def read(names: tuple[str, ...], _: int) -> Iterator[pa.RecordBatch]:
+            for positions in merged(cursors, instant, self._instants):
+                yield self.batch(positions, names, narrow=narrow)
+
+        return Stream(
+            first=min(instant(cursor.rows[cursor.at]) for cursor in cursors),
+            last=max(instant(cursor.rows[cursor.stop - 1]) for cursor in cursors),
+            open=read,
+            rows=sum(len(cursor) for cursor in cursors),
+        )
 
     def batch(
         self, positions: Integers, names: Sequence[str], *, narrow: bool = False
@@ -112,9 +168,10 @@ class ColumnarView:
     def _source(self, lane: Lane) -> str:
         return self._columns.dictionaries["source"].value(lane.key.source)
 
-    def _tie_order(self, lane: Lane) -> tuple[str, str, int]:
-        name = self._columns.dictionaries[self._columns.dataset.lane[2]].value(lane.key.name)
-        return (self._source(lane), name, lane.key.symbol)
+    def _tie_order(self, lane: Lane) -> tuple[str, str, str]:
+        dictionaries = self._columns.dictionaries
+        name = dictionaries[self._columns.dataset.lane[2]].value(lane.key.name)
+        return (self._source(lane), name, dictionaries["symbol"].value(lane.key.symbol))
 
     def _visible(self, run: GrowingArray) -> int:
         """Return how many rows of ``run`` lie below our end; later ones are its tail."""
@@ -134,8 +191,7 @@ class ColumnarView:
 
     # Latest
 
-    def _newest(self, symbol: str, source: str | None, limit: int, now: int) -> Integers:
-        lanes = self._speaking(self._lanes(symbol), source, now)
+    def _newest_of(self, lanes: Sequence[Lane], limit: int) -> Integers:
         parts = [part for lane in lanes for part in self._tails(lane, limit)]
         if not parts:
             return _nothing()
@@ -170,50 +226,13 @@ class ColumnarView:
         """Sort any rows into the total order."""
         columns = self._columns
         keys: list[Column] = []
-        for name in reversed(columns.dataset.order):
+        for name in reversed(reading_order(columns.dataset)):
             values = self._state.gather(positions, columns.at[name])
             dictionary = columns.dictionaries.get(name)
             keys.append(values if dictionary is None else dictionary.ranks()[values])
         return positions[np.lexsort(keys)]
 
     # Range
-
-    def _pieces(
-        self, symbol: str, source: str | None, start: int, end: int
-    ) -> list[tuple[Lane, Cursor]]:
-        """Return what to merge for one symbol: rows of a lane within a span of time."""
-        lanes = self._lanes(symbol)
-        if source is not None and source != ALL_SOURCES:
-            lanes = [lane for lane in lanes if self._source(lane) == source]
-        if source is not None or len({lane.key.source for lane in lanes}) < 2:
-            return [(lane, self._cursor(lane, start, end)) for lane in lanes]
-        return [
-            (lane, self._cursor(lane, *span))
-            for *span, speaker in self._source_spans(lanes, start, end)
-            for lane in lanes
-            if lane.key.source == speaker
-        ]
-
-    def _source_spans(
-        self, lanes: Sequence[Lane], start: int, end: int
-    ) -> list[tuple[int, int, int]]:
-        """Return for every date of a range the best source that has a row on it.
-
-        Neighbouring dates of one source are one span, so that merging finds few long ones. Dates
-        between them have no rows at all.
-        """
-        speakers: dict[int, int] = {}
-        # Whole dates: who speaks for one must not depend on how much of it is asked for.
-        first, last = start // DAY * DAY, -(-end // DAY) * DAY
-        for lane in sorted(lanes, key=lambda lane: self._policy.rank(self._source(lane))):
-            for date in self._dates(lane, first, last):
-                speakers.setdefault(date, lane.key.source)
-        spans = []
-        for speaker, group in groupby(sorted(speakers), key=speakers.__getitem__):
-            dates = list(group)
-            span = max(start, dates[0] * DAY), min(end, (dates[-1] + 1) * DAY)
-            spans.append((*span, speaker))
-        return spans
 
     def _dates(self, lane: Lane, start: int, end: int) -> Iterator[int]:
         """Yield the UTC dates (days since 1970) on which a lane has a row, by jumping."""

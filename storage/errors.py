@@ -3,6 +3,7 @@
 StorageError
 ├── InvalidDataError        the caller's: what was sent can't be taken as it is
 │   └── SchemaMismatchError the caller's: a column is unknown, missing or of another type
+├── RetentionError          the caller's: rows of that age were dropped
 ├── SequenceError           the producer's: its batch numbers jumped, or another stream took over
 ├── JournalError            the disk's: the journal can't be written
 │   ├── JournalFullError    the disk's: no room; goes on by itself once there is some
@@ -13,6 +14,7 @@ StorageError
 └── StoreClosedError        nobody's: the store is shutting down
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
@@ -32,6 +34,16 @@ class InvalidDataError(StorageError):
 @final
 class SchemaMismatchError(InvalidDataError):
     """A column is unknown, missing or of another type than the dataset's."""
+
+
+@final
+class RetentionError(StorageError):
+    """Rows were asked for that are dropped by now; none are older than ``oldest``, µs."""
+
+    def __init__(self, oldest: int) -> None:
+        since = datetime.fromtimestamp(oldest // 1_000_000, UTC)
+        super().__init__(f"rows from before {since:%Y-%m-%d} were dropped; begin there or later")
+        self.oldest = oldest
 
 
 @final

@@ -14,14 +14,19 @@ import pyarrow as pa
 from storage.batched_view import BatchedView
 from storage.columnar_view import ColumnarView
 from storage.coverage import Coverage, coverage_of
-from storage.errors import InvalidDataError
+from storage.errors import InvalidDataError, RetentionError
+from storage.joined import Joined, JoinedBatches, JoinedColumns
+from storage.lake.files import FileIndex
+from storage.lake.view import Lake
 from storage.ledger import Known
 from storage.schemas import DATASETS, Dataset, wire_projection
-from storage.selection import Order, Selection, SymbolExtent
+from storage.selection import Order, Selection, Slice, SourcePolicy, SymbolExtent
+from storage.speakers import DAY, Interval
+from storage.where import Where
 
 COVERAGE_KEY: Final = b"tickflight.coverage"
 
-View = ColumnarView | BatchedView
+HotView = ColumnarView | BatchedView
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +42,40 @@ class Answer:
     batches: Iterator[pa.RecordBatch]
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a snapshot is made of, all of it taken at once.
+
+    Attributes:
+        hot: Rows in memory, by dataset.
+        files: Files of the lake none of whose rows are in memory, by dataset.
+        known: What is known of holes, rejects and witnesses.
+        now: Microseconds since 1970.
+    """
+
+    hot: Mapping[str, HotView]
+    files: Mapping[str, FileIndex]
+    known: Known
+    now: int
+
+
 class Snapshot:
     """All datasets as they were at one moment.
 
     Args:
-        number: Unique within one life of the server.
-        epoch: Life of the server.
-        views: One view a dataset, all taken before any is read.
-        known: What is known of holes, rejects and witnesses at that moment.
-        now: Microseconds since 1970 at that moment.
+        identity: Of this moment, unique for ever.
+        moment: What there was.
+        lake: Reads its files.
+        policy: Which source speaks for a symbol.
     """
 
-    def __init__(
-        self,
-        number: int,
-        epoch: int,
-        views: Mapping[str, View],
-        known: Known,
-        now: int,
-    ) -> None:
-        self.id = f"{epoch}.{number}"
-        self.now = now
-        self.known = known
-        self._views = views
+    def __init__(self, identity: str, moment: Moment, lake: Lake, policy: SourcePolicy) -> None:
+        self.id = identity
+        self.now = moment.now
+        self.known = moment.known
+        self._moment = moment
+        self._lake = lake
+        self._policy = policy
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.id}>"
@@ -69,8 +85,9 @@ class Snapshot:
 
         Raises:
             InvalidDataError: A column is unknown.
+            LakeCorruptError: A file is missing or damaged.
         """
-        batch = self._views[dataset].latest(selection, limit, self.now)
+        batch = self._joined(dataset).latest(selection, limit, self.now)
         requested = _span(batch) if batch.num_rows else None
         coverage = self.coverage(dataset, selection, requested)
         schema = batch.schema.with_metadata({COVERAGE_KEY: coverage.to_json()})
@@ -83,16 +100,41 @@ class Snapshot:
         start: int,
         end: int,
         order: Order = Order.TIME,
+        where: Where | None = None,
     ) -> Answer:
         """Return the rows with ``start <= ts_event < end`` in total order, streamed.
 
         Raises:
             InvalidDataError: A column is unknown, or the span ends before it starts.
+            RetentionError: It starts where rows were dropped for their age.
+            LakeCorruptError: While the rows are read: a file is missing or damaged.
         """
         if end < start:
             raise InvalidDataError("end lies before start", field="end")
-        batches = self._views[dataset].range(selection, start, end, order)
+        self._check_retained(dataset, selection, start)
+        names = selection.columns_of(DATASETS[dataset])
+        view = self._joined(dataset)
+        if where is None:
+            batches = view.range(Slice(selection, start, end, order), names)
+        else:
+            wanted = Slice(selection, *where.span(start, end), order, where.bounds)
+            needed = tuple(dict.fromkeys((*names, *where.columns)))
+            batches = where.kept(view.range(wanted, needed), names)
         return Answer(self.schema(dataset, selection, (start, end)), batches)
+
+    def days(self, dataset: str, selection: Selection, start: int, end: int) -> list[int]:
+        """Return the UTC dates (days since 1970) that a range may have rows on, in order.
+
+        Raises:
+            RetentionError: It starts where rows were dropped for their age.
+            LakeCorruptError: A file is missing or damaged.
+        """
+        self._check_retained(dataset, selection, start)
+        return self._joined(dataset).days(Slice(selection, start, end))
+
+    def count(self, dataset: str, selection: Selection, start: int, end: int) -> int | None:
+        """Return how many rows a range has, None where that would mean reading them."""
+        return self._joined(dataset).count(Slice(selection, start, end))
 
     def schema(
         self, dataset: str, selection: Selection, requested: tuple[int, int] | None
@@ -106,7 +148,7 @@ class Snapshot:
         self, dataset: str, selection: Selection, requested: tuple[int, int] | None
     ) -> Coverage:
         """Return how complete a slice is; ``requested`` in µs, end excluded."""
-        view = self._views[dataset]
+        view = self._joined(dataset)
         symbols = selection.symbols if selection.symbols is not None else view.symbols()
         known, source = self.known, selection.source
         parts = {
@@ -117,9 +159,38 @@ class Snapshot:
 
     def symbols(self, dataset: str) -> dict[str, SymbolExtent]:
         """Return the symbols that have rows, and how far they reach."""
-        view = self._views[dataset]
+        view = self._joined(dataset)
         found = ((symbol, view.extent(symbol)) for symbol in view.symbols())
         return {symbol: extent for symbol, extent in found if extent is not None}
+
+    def _joined(self, dataset: str) -> Joined:
+        hot, files = self._moment.hot[dataset], self._moment.files[dataset]
+        lake = self._lake.view(DATASETS[dataset], files)
+        if isinstance(hot, BatchedView):
+            return JoinedBatches(hot, lake)
+
+        def holes(symbol: str, source: str, within: Interval) -> list[Interval]:
+            found = self.known.holes(dataset, symbol, within, source)
+            return [(gap.start, within[1] if gap.end is None else gap.end) for gap in found]
+
+        return JoinedColumns(hot, lake, self._policy, holes)
+
+    def _check_retained(self, dataset: str, selection: Selection, start: int) -> None:
+        """Refuse a range that begins where rows were dropped.
+
+        One from 0 on asks for what there is. Rows that were imported again, or late, lie below the
+        watermark and are answered: where they begin, so does what is kept.
+        """
+        oldest = self._moment.files[dataset].retained_from
+        if not 0 < start < oldest:
+            return
+        view = self._joined(dataset)
+        symbols = view.symbols() if selection.symbols is None else selection.symbols
+        extents = (view.extent(symbol) for symbol in symbols)
+        firsts = [extent.first // DAY * DAY for extent in extents if extent is not None]
+        oldest = min([oldest, *firsts])
+        if start < oldest:
+            raise RetentionError(oldest)
 
 
 def dataset_named(name: str) -> Dataset:

@@ -19,6 +19,7 @@ from storage.columnar_view import ColumnarView
 from storage.errors import StorageError, StoreClosedError
 from storage.journal import HOUR, Journal, JournalStatus
 from storage.journal_file import Header
+from storage.lake.view import Lake
 from storage.ledger import CoverageLedger
 from storage.ports import Clock, Disk
 from storage.producers import AppendStream, ProducerTable
@@ -27,7 +28,7 @@ from storage.recovery import Recovered, recover
 from storage.schemas import GAPS, QUARANTINE, SPOT_CHECKS
 from storage.segments import Segment
 from storage.selection import SourcePolicy
-from storage.snapshot import Snapshot, dataset_named
+from storage.snapshot import Moment, Snapshot, dataset_named
 
 MEMORY_POLL_SECONDS: Final = 0.25
 """How often memory is compared with its limit: counting it costs as much as a small batch."""
@@ -93,6 +94,7 @@ class Store:
         self.recovered_rows = recovered.rows
         self.producers = ProducerTable(recovered.marks)
         self._publication = Publication(self._stores, {})
+        self._lake = Lake(config.directory / "lake")
         self._segments: deque[Segment] = deque()
         self._journal = Journal(
             directory,
@@ -127,14 +129,16 @@ class Store:
 
     def snapshot(self) -> Snapshot:
         """Return the state of all datasets at this moment; the only way out."""
-        known = self._ledger.known()
-        views = {
+        known, published = self._ledger.known(), self._publication.current
+        hot = {
             name: ColumnarView(state, self._config.sources)
             if isinstance(state, ColumnarState)
             else BatchedView(state)
-            for name, state in self._publication.current.hot.items()
+            for name, state in published.hot.items()
         }
-        return Snapshot(next(self._snapshots), self.epoch, views, known, self._clock.now())
+        moment = Moment(hot, published.lake, known, self._clock.now())
+        identity = f"{self.epoch}.{next(self._snapshots)}"
+        return Snapshot(identity, moment, self._lake, self._config.sources)
 
     def wait_for_memory(self) -> None:
         """Hold a producer back while memory is over its limit.

@@ -8,6 +8,8 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate
 
+from storage.selection import SymbolExtent
+
 
 class FileKind(StrEnum):
     """What made a data file; its name begins with it."""
@@ -106,6 +108,21 @@ class FileIndex:
         """Return all files that may hold rows of a symbol, oldest first."""
         return self._by_symbol.get(symbol, self._shared).files
 
+    def sources(self, symbol: str) -> Mapping[str, int]:
+        """Return the sources with rows of a symbol, and the newest ``ts_event`` of each."""
+        spans = self._by_symbol.get(symbol)
+        return {} if spans is None else spans.sources
+
+    def last(self, symbol: str) -> int | None:
+        """Return the newest ``ts_event`` of a symbol's files, None where it has none."""
+        spans = self._by_symbol.get(symbol)
+        return None if spans is None else spans.last
+
+    def extent(self, symbol: str) -> SymbolExtent | None:
+        """Return how far the rows of a symbol's files reach, None where it has none."""
+        spans = self._by_symbol.get(symbol)
+        return None if spans is None else spans.extent
+
     @cached_property
     def _by_symbol(self) -> Mapping[str, "_Spans"]:
         files: defaultdict[str, list[LakeFile]] = defaultdict(list)
@@ -130,6 +147,26 @@ class _Spans:
         self.files = tuple(sorted(files, key=lambda file: (file.first, file.end, file.path)))
         self._firsts = [file.first for file in self.files]
         self._reach = list(accumulate((file.last for file in self.files), max))
+
+    @property
+    def last(self) -> int:
+        """Newest ``ts_event``."""
+        return self._reach[-1]
+
+    @cached_property
+    def sources(self) -> Mapping[str, int]:
+        """Newest ``ts_event`` of each source."""
+        newest: dict[str, int] = {}
+        for file in self.files:
+            if file.source is not None:
+                newest[file.source] = max(file.last, newest.get(file.source, file.last))
+        return newest
+
+    @cached_property
+    def extent(self) -> SymbolExtent:
+        """How far the rows reach."""
+        rows = sum(file.rows for file in self.files)
+        return SymbolExtent(rows, self.files[0].first, self.last, frozenset(self.sources))
 
     def within(self, start: int, end: int) -> tuple[LakeFile, ...]:
         low = bisect_left(self._reach, start)

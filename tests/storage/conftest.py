@@ -10,10 +10,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import settings
 
+from storage.batched_view import BatchedView
+from storage.columnar_state import ColumnarState
+from storage.columnar_view import ColumnarView
+from storage.joined import Joined, JoinedBatches, JoinedColumns
+from storage.lake.files import FileIndex
+from storage.lake.view import Lake
 from storage.ports import SystemClock, SystemDisk
 from storage.producers import Ack
+from storage.published import HotState
 from storage.schemas import GEX, TICKS, Dataset
-from storage.selection import Selection, SourcePolicy
+from storage.selection import Order, Selection, Slice, SourcePolicy
 from storage.snapshot import Answer
 from storage.store import Store, StoreConfig
 
@@ -157,6 +164,32 @@ def stored(store: Store, dataset: str = "ticks", **selection: Any) -> list[dict[
     """Read all rows of a dataset in total order; every source unless told otherwise."""
     chosen = Selection(**{"source": "all", **selection})
     return read(store.snapshot().range(dataset, chosen, 0, FOREVER))
+
+
+class Alone:
+    """The rows of one dataset in memory as readers get them, without a lake beside them."""
+
+    def __init__(self, state: HotState, policy: SourcePolicy | None = None) -> None:
+        chosen = policy or SourcePolicy((), HOUR)
+        joined: Joined
+        if isinstance(state, ColumnarState):
+            lake = Lake(Path("nowhere")).view(state.columns.dataset, FileIndex(-1))
+            hot = ColumnarView(state, chosen)
+            joined = JoinedColumns(hot, lake, chosen, lambda *_: ())
+            self.hot: ColumnarView | BatchedView = hot
+        else:
+            lake = Lake(Path("nowhere")).view(state.dataset, FileIndex(-1))
+            self.hot = BatchedView(state)
+            joined = JoinedBatches(self.hot, lake)
+        self.dataset = lake.dataset
+        self.joined = joined
+        self.symbols, self.extent, self.latest = joined.symbols, joined.extent, joined.latest
+
+    def range(
+        self, selection: Selection, start: int, end: int, order: Order = Order.TIME
+    ) -> list[pa.RecordBatch]:
+        names = selection.columns_of(self.dataset)
+        return list(self.joined.range(Slice(selection, start, end, order), names))
 
 
 @pytest.fixture

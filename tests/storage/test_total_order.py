@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from storage import merge
 from storage.columnar import CHUNK_ROWS, ColumnarStore
-from storage.columnar_view import DAY, ColumnarView
 from storage.runs import BLOCK_ROWS
 from storage.schemas import TICKS
 from storage.selection import Order, Selection, SourcePolicy
+from storage.speakers import DAY
 from storage.validation import Decoder
-from tests.storage.conftest import HOUR, NOON, ticks
+from tests.storage.conftest import HOUR, NOON, Alone, ticks
 
 ALL = Selection(source="all")
 PRIORITY = ("best", "good")
@@ -75,8 +75,8 @@ class Shelf:
         assert self.store.append(columns) == len(rows) - len(fresh)
         self.model += fresh
 
-    def view(self, *priority: str) -> ColumnarView:
-        return ColumnarView(self.store.state, SourcePolicy(priority or PRIORITY, fresh_us=HOUR))
+    def view(self, *priority: str) -> Alone:
+        return Alone(self.store.state, SourcePolicy(priority or PRIORITY, fresh_us=HOUR))
 
 
 def identity(row: Row) -> Row:
@@ -92,9 +92,7 @@ def rows_in(batches: Iterable[pa.RecordBatch]) -> list[Row]:
     return [Row(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
-def read(
-    view: ColumnarView, selection: Selection = ALL, start: int = 0, end: int = 1 << 62
-) -> list[Row]:
+def read(view: Alone, selection: Selection = ALL, start: int = 0, end: int = 1 << 62) -> list[Row]:
     return rows_in(view.range(selection, start, end, Order.TIME))
 
 
@@ -263,7 +261,7 @@ class TestViews:
                 else:
                     assert extent.rows == len(own)
                     assert (extent.first, extent.last) == (min(own).ts, max(own).ts)
-                    assert extent.sources == len({row.source for row in own})
+                    assert extent.sources == {row.source for row in own}
 
     def test_a_source_that_begins_later_does_not_silence_an_older_view(self) -> None:
         shelf = shelf_of([[Row(NOON, "best", "A1", 1, 0)]])
@@ -291,15 +289,15 @@ class TestBorders:
             batch = numbered(start, min(start + batch_rows, count))
             columns, _ = Decoder(TICKS, batch.schema, store.dictionaries).decode(batch)
             store.append(columns)
-        view = ColumnarView(store.state, SourcePolicy((), HOUR))
+        view = Alone(store.state)
         table = pa.Table.from_batches(view.range(ALL, 0, 1 << 62, Order.TIME))
         assert (table["sequence"].to_numpy() == np.arange(count)).all()
         for border in (BLOCK_ROWS, CHUNK_ROWS, CHUNK_ROWS + BLOCK_ROWS):
             span = view.range(ALL, NOON + border - 2, NOON + border + 2, Order.TIME)
             found = pa.Table.from_batches(span)["sequence"].to_pylist()
             assert found == [border - 2, border - 1, border, border + 1]
-            below = ColumnarView(store.state, SourcePolicy((), HOUR))
-            below.end = border + 1
+            below = Alone(store.state)
+            below.hot.end = border + 1
             latest = below.latest(ALL, 3, NOON)["sequence"].to_pylist()
             assert latest == [border - 2, border - 1, border]
 
@@ -319,7 +317,7 @@ class TestBorders:
             batch = numbered(start, stop)
             columns, _ = Decoder(TICKS, batch.schema, store.dictionaries).decode(batch)
             store.append(columns)
-        view = ColumnarView(store.state, SourcePolicy((), HOUR))
+        view = Alone(store.state)
         table = pa.Table.from_batches(view.range(ALL, 0, 1 << 62, Order.TIME))
         assert (table["sequence"].to_numpy() == np.arange(2 * BLOCK_ROWS)).all()
 
@@ -329,7 +327,7 @@ def test_absent_numbers_and_names_read_back_as_null() -> None:
     batch = ticks(2, bid=[None, 1.5], exchange=[None, "X"])
     columns, _ = Decoder(TICKS, batch.schema, store.dictionaries).decode(batch)
     store.append(columns)
-    (found,) = ColumnarView(store.state, SourcePolicy((), HOUR)).range(ALL, 0, 1 << 62, Order.TIME)
+    (found,) = Alone(store.state).range(ALL, 0, 1 << 62, Order.TIME)
     assert found["bid"].to_pylist() == [None, 1.5]
     assert found["exchange"].to_pylist() == [None, "X"]
     assert found["bid"].null_count == 1

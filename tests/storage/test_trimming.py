@@ -10,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.batched import COALESCE_BATCHES, BatchedStore
-from storage.batched_view import BatchedView
 from storage.columnar import CHUNK_ROWS, ColumnarStore
-from storage.columnar_view import ColumnarView
 from storage.runs import BLOCK_ROWS, GrowingArray
 from storage.schemas import GEX, TICKS
-from storage.selection import Order, Selection, SourcePolicy
+from storage.selection import Order, Selection
 from storage.validation import Decoder
-from tests.storage.conftest import HOUR, NOON, gamma, ticks
+from tests.storage.conftest import NOON, Alone, gamma, ticks
 from tests.storage.test_total_order import BATCHES, Row, Shelf, read
 
 ALL = Selection(source="all")
@@ -36,13 +34,13 @@ def append(store: ColumnarStore, batch: pa.RecordBatch) -> None:
     store.append(columns)
 
 
-def sequences(view: ColumnarView) -> list[int]:
+def sequences(view: Alone) -> list[int]:
     batches = list(view.range(ALL, 0, FOREVER, Order.TIME))
     return [n for batch in batches for n in batch["sequence"].to_pylist()]
 
 
-def view_of(store: ColumnarStore) -> ColumnarView:
-    return ColumnarView(store.state, SourcePolicy((), HOUR))
+def view_of(store: ColumnarStore) -> Alone:
+    return Alone(store.state)
 
 
 class TestColumns:
@@ -52,7 +50,7 @@ class TestColumns:
         self, batches: list[list[Row]], data: st.DataObject
     ) -> None:
         shelf, borders, base = Shelf(), [0], 0
-        views: list[tuple[ColumnarView, list[Row]]] = []
+        views: list[tuple[Alone, list[Row]]] = []
         for rows in batches:
             shelf.append(rows)
             borders.append(len(shelf.model))
@@ -134,7 +132,7 @@ class TestBatches:
             if data.draw(st.integers(0, 9)) == 0:
                 base = data.draw(st.integers(base, store.end))
                 store.trim(base)
-            views.append((BatchedView(store.state), list(range(base, store.end))))
+            views.append((Alone(store.state), list(range(base, store.end))))
         for view, expected in views:
             batches = view.range(ALL, 0, FOREVER, Order.TIME)
             assert [int(n) for b in batches for n in b["spot"].to_pylist()] == expected

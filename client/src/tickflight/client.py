@@ -128,6 +128,7 @@ class Client:
         end: Instant = "now",
         *,
         columns: Iterable[str] | None = None,
+        where: str | None = None,
         order: Order | str | None = None,
         source: str | None = None,
         compression: Compression | str | None = None,
@@ -141,6 +142,8 @@ class Client:
             start: the first instant.
             end: the first instant behind.
             columns: names to send, all by default.
+            where: rows for which this SQL expression is true, like
+                ``"size >= 10 and price between 21000 and 21050"``; its columns need not be sent.
             order: ``"time"`` (default) or ``"symbol"``.
             source: rows of this source alone.
             compression: ``"lz4"`` or ``"zstd"``, for slow links.
@@ -153,6 +156,7 @@ class Client:
             start=instant(start, "start"),
             end=instant(end, "end"),
             columns=column_list(columns),
+            where=where,
             order=order,
             source=source,
             compression=compression,

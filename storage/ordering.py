@@ -1,0 +1,67 @@
+"""The order of rows in Arrow batches, as readers get them."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from storage.runs import Integers
+from storage.schemas import Dataset
+
+
+@lru_cache(maxsize=64)
+def reading_order(dataset: Dataset) -> tuple[str, ...]:
+    """Return the columns that an answer is ordered by, most significant first.
+
+    It is the total order. The symbol, which that leaves open, comes where a lane ends: rows of one
+    lane stay together where all before is equal.
+    """
+    lane = len([name for name in dataset.lane if name != "symbol"]) + 1
+    return (*dataset.order[:lane], "symbol", *dataset.order[lane:])
+
+
+def instants_of(batch: pa.RecordBatch) -> Integers:
+    """Return the ``ts_event`` of each row, µs, without copying."""
+    column = batch.column(batch.schema.get_field_index("ts_event"))
+    return np.asarray(column.view(pa.int64()).to_numpy())
+
+
+def in_order(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """Return rows sorted by columns; ones that are equal in all of them stay as they are.
+
+    Rows are sorted by the first column, and only those that are equal in it by all others: that is
+    seldom, and telling strings apart is dear.
+
+    Args:
+        batch: Any rows.
+        names: What to sort by, most significant first; begins with ``ts_event``.
+    """
+    first = instants_of(batch)
+    if (first[1:] > first[:-1]).all():
+        return batch
+    order = np.argsort(first, kind="stable")
+    ordered = first[order]
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        tied = np.flatnonzero(np.append(same, [False]) | np.insert(same, 0, [False]))
+        rows = order[tied]
+        among = batch.take(pa.array(rows))
+        keys = [key_of(among.column(name)) for name in reversed(names[1:])]
+        order[tied] = rows[np.lexsort([*keys, ordered[tied]])]
+    return batch.take(pa.array(order))
+
+
+def key_of(column: pa.Array) -> Integers:
+    """Return numbers in the order of a column's values: strings by UTF-8 bytes, nulls last."""
+    if pa.types.is_string(column.type):
+        column = column.dictionary_encode()
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.int64())
+        return np.asarray(column.to_numpy(zero_copy_only=not column.null_count))
+    words = column.dictionary.to_pylist()
+    ranks = np.empty(len(words) + 1, np.int64)
+    ranks[sorted(range(len(words)), key=words.__getitem__)] = np.arange(len(words))
+    ranks[-1] = len(words)
+    codes = column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
+    return np.asarray(ranks[codes])
