@@ -8,10 +8,13 @@ import threading
 from typing import Any, Final
 
 from storage.errors import LakeError, LakeFullError, StoreClosedError
+from storage.lake.compaction import JoinTask
+from storage.lake.writer import WrittenFile
 from storage.rollover_task import RolloverResult, RolloverTask
 
 ROLL_OVER: Final = "rollover"
 """Key of a task in what the child reads; there is one a process."""
+JOIN: Final = "join"
 DONE: Final = "done"
 """Key of the child's answer; so are ``full`` and ``failed``, with a message."""
 FULL: Final = "full"
@@ -36,6 +39,11 @@ def roll_over(task: RolloverTask, stop: threading.Event) -> RolloverResult:
         StoreClosedError: ``stop`` was set.
     """
     return RolloverResult.from_json(json.dumps(_run(ROLL_OVER, json.loads(task.to_json()), stop)))
+
+
+def join(task: JoinTask, stop: threading.Event) -> WrittenFile:
+    """Have some files of the lake joined into one; see ``roll_over``."""
+    return WrittenFile.from_json(_run(JOIN, json.loads(task.to_json()), stop))
 
 
 def _run(kind: str, task: Any, stop: threading.Event) -> Any:  # noqa: ANN401 - JSON

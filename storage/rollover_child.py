@@ -17,9 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from storage.child_process import DONE, FAILED, FULL, ROLL_OVER
+from storage.child_process import DONE, FAILED, FULL, JOIN, ROLL_OVER
 from storage.errors import LakeCorruptError, LakeError, LakeFullError, StorageError
 from storage.lake import layout
+from storage.lake.compaction import JoinTask, join
 from storage.lake.files import FileKind
 from storage.lake.layout import FileName
 from storage.lake.row_hash import MODULUS, combine, row_hash
@@ -175,9 +176,12 @@ def _die_with(parent: int) -> None:
 
 def _answer(text: str) -> str:
     """Do one task."""
-    ((kind, task),) = json.loads(text).items()
+    ((kind, content),) = json.loads(text).items()
+    task = json.dumps(content)
     if kind == ROLL_OVER:
-        return roll_over(RolloverTask.from_json(json.dumps(task)), SystemDisk()).to_json()
+        return roll_over(RolloverTask.from_json(task), SystemDisk()).to_json()
+    if kind == JOIN:
+        return json.dumps(join(JoinTask.from_json(task), SystemDisk()).to_json())
     raise LakeError(f"a child process knows no task {kind!r}")
 
 

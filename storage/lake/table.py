@@ -82,7 +82,8 @@ class PartRecord:
 class LakeTable:
     """The lake's table of one dataset. It is created by its first commit.
 
-    One thread at a time commits; any thread reads ``index`` and the counters.
+    One thread at a time commits; any thread reads ``index`` and the counters. After a commit that
+    failed, the next one reads the table again first.
 
     Args:
         root: The table's directory, see ``layout.table_root``.
@@ -102,6 +103,8 @@ class LakeTable:
         self._table: DeltaTable | None = None
         self._changing = threading.RLock()
         self._checkpoint = 0
+        self._in_doubt = False
+        self._modified: Mapping[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<LakeTable {self.dataset.name} part {self.part}, {len(self.index)} files>"
@@ -121,6 +124,7 @@ class LakeTable:
             self._log.settle()
             self._table = self._opened()
             self._read()
+            self._in_doubt = False
 
     def commit_part(
         self,
@@ -149,6 +153,7 @@ class LakeTable:
             LakeError: It is not the next part, or the disk refuses.
         """
         with self._changing:
+            self._settle()
             if part != self.part + 1 or end < self.position:
                 raise LakeError(
                     f"{self.root}: part {part} up to position {end} can't follow part {self.part} "
@@ -174,13 +179,15 @@ class LakeTable:
             added: Files that were written.
             transactions: Counters to set.
             metadata: Told with the commit.
-            same_rows: Whether the table holds the same rows afterwards, as Delta wants to know.
+            same_rows: Whether the table holds the same rows afterwards, as Delta wants to know;
+                they keep the time at which the newest of them came.
 
         Raises:
             LakeFullError: There is no room.
             LakeError: A file to remove is not there, or the disk refuses.
         """
         with self._changing:
+            self._settle()
             removed = tuple(removed)
             gone = {file.path for file in removed} - {file.path for file in self.index}
             if gone:
@@ -190,7 +197,12 @@ class LakeTable:
     def counter(self, name: str) -> int | None:
         """Return what an application transaction was last set to."""
         with self._changing, errors_as_ours(self.root):
+            self._settle()
             return None if self._table is None else self._table.transaction_version(name)
+
+    def came(self, file: LakeFile) -> int:
+        """Return when the newest row of a file of ``index`` came into the table, µs."""
+        return self._modified[file.path]
 
     def parts(self, after: int = 0) -> list[PartRecord]:
         """Return what the commits of the parts above number ``after`` say, oldest first."""
@@ -245,7 +257,10 @@ class LakeTable:
         same_rows: bool = False,
     ) -> None:
         now_ms = time.time_ns() // 1_000_000
-        adds = [self._add(file, now_ms, changes=not same_rows) for file in added]
+        came_ms = now_ms
+        if same_rows and removed:
+            came_ms = max(self.came(file) for file in removed) // 1_000
+        adds = [self._add(file, came_ms, changes=not same_rows) for file in added]
         removes = [self._remove(file, now_ms, changes=not same_rows) for file in removed]
         told = {
             **about,
@@ -257,7 +272,7 @@ class LakeTable:
             max_commit_retries=0,
             app_transactions=[Transaction(name, value) for name, value in transactions.items()],
         )
-        with self._or_read_again(), errors_as_ours(self.root):
+        with self._in_doubt_after_failure(), errors_as_ours(self.root):
             self._write(adds, removes, properties)
             self._log.sync_newest()
             table = self._table
@@ -322,13 +337,17 @@ class LakeTable:
         return RemoveAction(file.path, changes, now_ms, file.bytes, values)
 
     @contextmanager
-    def _or_read_again(self) -> Iterator[None]:
+    def _in_doubt_after_failure(self) -> Iterator[None]:
         """Have the table read again after a failure: what is in the log is not known any more."""
         try:
             yield
         except BaseException:
-            self._table = None
+            self._in_doubt = True
             raise
+
+    def _settle(self) -> None:
+        if self._in_doubt:
+            self.refresh()
 
     def _checkpoint_sometimes(self) -> None:
         """Write a checkpoint now and then; the commit stands, whatever becomes of it."""
@@ -362,7 +381,15 @@ class LakeTable:
         if table is None:
             self.index, self.part, self.position, self.epoch = FileIndex(-1), 0, 0, 0
             return
-        files = _files(pa.table(table.get_add_actions(flatten=True)))
+        actions = pa.table(table.get_add_actions(flatten=True))
+        files = _files(actions)
+        self._modified = dict(
+            zip(
+                _plain(actions, "path"),
+                (1_000 * instant for instant in _plain(actions, "modification_time")),
+                strict=True,
+            )
+        )
         days = table.transaction_version(RETENTION) or 0
         self.index = FileIndex(table.version(), files, retained_from=days * layout.DAY_US)
         self.part = table.transaction_version(PART) or 0

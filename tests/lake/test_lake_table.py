@@ -285,4 +285,4 @@ def test_a_commit_on_a_full_disk_did_not_take_place(tmp_path: Path) -> None:
         table.commit_part(2, 3, 5, 1, [file])
         assert opened(root).position == 5
     finally:
-        subprocess.run(["umount", mounted], check=True)
+        subprocess.run(["umount", "--lazy", mounted], check=True)

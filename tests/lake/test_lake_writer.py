@@ -156,4 +156,4 @@ def test_a_full_disk_is_told_as_full_and_left_as_it_was(tmp_path: Path) -> None:
         assert files_below(root) == []
         assert write(root, tick_table(10)).rows == 10
     finally:
-        subprocess.run(["umount", root], check=True)
+        subprocess.run(["umount", "--lazy", root], check=True)
