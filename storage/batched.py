@@ -182,6 +182,10 @@ class BatchedStore:
         """Let go of the rows below ``base``."""
         self.state = self.state.trimmed(base)
 
+    def begin_at(self, position: int) -> None:
+        """Let go of all rows; the next one gets ``position``, which is not below ``end``."""
+        self.state = BatchedState(self.dataset, position)
+
     def journal_batches(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``[start, stop)`` without copying."""
         return self.state.batches(start, stop)

@@ -97,6 +97,10 @@ class ColumnarStore:
         """Let go of the rows below ``base``, which lies between two appends."""
         self.state = self.state.trimmed(base)
 
+    def begin_at(self, position: int) -> None:
+        """Let go of all rows; the next one gets ``position``, which is not below ``end``."""
+        self.state = ColumnarState(self.state.columns, position)
+
     def journal_batches(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``[start, stop)`` with codes for strings, without copying."""
         return self.state.coded_batches(self._journal_schema, start, stop)

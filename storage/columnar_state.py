@@ -5,8 +5,10 @@ way of a new state that takes the old one's place: whoever holds the old one goe
 and its memory is free once nobody does.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +22,7 @@ from storage.validation import Column
 
 CHUNK_ROWS: Final = 1 << 17
 """Rows a chunk: 13 MB of ticks, touched as they fill; seldom more than two for ``latest``."""
+_OWN_MEMORY: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,22 @@ class ColumnSpec:
 
 
 class Chunk:
-    """``CHUNK_ROWS`` rows of preallocated columns."""
+    """``CHUNK_ROWS`` rows of preallocated columns.
+
+    They are one mapping of their own, which goes back to the system when the chunk is gone; what
+    ``malloc`` gives for arrays of this size may stay with the process for ever.
+    """
 
     __slots__ = ("buffers", "columns")
 
     def __init__(self, specs: Sequence[ColumnSpec]) -> None:
-        self.columns: list[Column] = [np.empty(CHUNK_ROWS, spec.width) for spec in specs]
+        widths = [spec.width.itemsize for spec in specs]
+        memory = mmap.mmap(-1, CHUNK_ROWS * sum(widths), flags=_OWN_MEMORY)
+        starts = accumulate((CHUNK_ROWS * width for width in widths), initial=0)
+        self.columns: list[Column] = [
+            np.frombuffer(memory, spec.width, CHUNK_ROWS, start)
+            for spec, start in zip(specs, starts, strict=False)
+        ]
         self.buffers = [pa.py_buffer(column) for column in self.columns]
 
 

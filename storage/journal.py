@@ -163,6 +163,16 @@ class Journal:
                 raise StoreClosedError("the server is shutting down")
         return roll.ended
 
+    @property
+    def open_hour(self) -> int:
+        """Hour of the file being written, µs."""
+        return self.status.hour
+
+    @property
+    def open_rows(self) -> int:
+        """Rows in the file being written."""
+        return self._rows
+
     def stop(self) -> None:
         """Write what is queued, seal the file and stop."""
         self._stopping.set()

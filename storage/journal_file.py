@@ -200,6 +200,20 @@ class JournalReader:
         where = "" if place.path == self.path else f" (in its log {place.path.name})"
         return JournalCorruptError(self.path, record, detail + where, offset=place.offset)
 
+    def newest(self) -> tuple[int, int]:
+        """Return the number of the last record, and when it arrived, µs; 0 for both without one.
+
+        Raises:
+            JournalError: The file can't be read.
+        """
+        with (
+            _mapped_errors(self.path),
+            closing(_connect_to_read(self.path, self._access)) as connection,
+        ):
+            found = connection.execute("SELECT id, arrival FROM records ORDER BY id DESC LIMIT 1")
+            number, arrival = found.fetchone() or (0, 0)
+        return number, arrival
+
     def _check_format(self, connection: sqlite3.Connection) -> None:
         for pragma, known in (
             ("application_id", (APPLICATION_ID,)),

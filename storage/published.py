@@ -71,7 +71,9 @@ class Publication:
     def show(self, indexes: Mapping[str, FileIndex]) -> None:
         """Take newer versions of tables; called by whoever has committed to them."""
         with self._changing:
-            self._indexes.update(indexes)
+            for name, index in indexes.items():
+                if index.version > self._indexes[name].version:  # another may have been quicker
+                    self._indexes[name] = index
             self.current = self._published()
 
     def _published(self) -> Published:

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,34 @@ import pyarrow as pa
 from storage.appender import Appender
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
+from storage.child_process import roll_over
 from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
 from storage.errors import StorageError, StoreClosedError
+from storage.hot_memory import HotMemory, row_bytes
 from storage.journal import HOUR, Journal, JournalStatus
+from storage.journal_expiry import JournalExpiry
 from storage.journal_file import Header
+from storage.lake.files import FileKind
+from storage.lake.layout import table_root
+from storage.lake.table import LakeTable
 from storage.lake.view import Lake
 from storage.ledger import CoverageLedger
+from storage.own_rows import OwnRows
 from storage.ports import Clock, Disk
 from storage.producers import AppendStream, ProducerTable
-from storage.published import Publication
-from storage.recovery import Recovered, recover
-from storage.schemas import GAPS, QUARANTINE, SPOT_CHECKS
-from storage.segments import Segment
+from storage.published import Publication, Published
+from storage.recovery import InLake, Recovered, recover
+from storage.rollover import HOLD_BACK_RATIO, Rollover
+from storage.rollover_parts import Parts, RolloverConfig
+from storage.schemas import DATASETS, GAPS, QUARANTINE, SPOT_CHECKS
+from storage.segments import SegmentLine
 from storage.selection import SourcePolicy
 from storage.snapshot import Moment, Snapshot, dataset_named
 
+JOURNAL_BYTES_MAX: Final = 16 << 30
+"""Journal files, unless told otherwise: a day of a million rows an hour takes a tenth of it."""
 MEMORY_POLL_SECONDS: Final = 0.25
 """How often memory is compared with its limit: counting it costs as much as a small batch."""
 
@@ -40,13 +50,24 @@ class StoreConfig:
 
     Attributes:
         directory: Where the journal lives; local disk.
-        hot_memory_limit: Bytes in memory beyond which producers are slowed down.
+        hot_memory_limit: Bytes of rows beyond which the oldest leave memory before their time.
         sources: Which source speaks for a symbol.
+        hot_window_us: How long rows stay in memory after they came, µs.
+        journal_limit: Bytes of journal files beyond which those the lake has go before their time.
+        lake: Directory of the lake's tables; None is ``lake`` beside the journal.
     """
 
     directory: Path
     hot_memory_limit: int
     sources: SourcePolicy
+    hot_window_us: int = HOUR
+    journal_limit: int = JOURNAL_BYTES_MAX
+    lake: Path | None = None
+
+    @property
+    def lake_directory(self) -> Path:
+        """Directory of the lake's tables."""
+        return self.lake or self.directory / "lake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +109,24 @@ class Store:
         self._memory_checked = 0.0
         directory = config.directory / "journal"
         disk.make_directory(directory)
-        recovered = recover(directory, disk)
+        self.tables = _tables(config.lake_directory, disk)
+        hot_since = clock.now() - config.hot_window_us
+        recovered = recover(directory, disk, in_lake(self.tables, hot_since))
         self._stores = recovered.stores
         self.epoch = recovered.epoch + 1
         self.recovered_rows = recovered.rows
         self.producers = ProducerTable(recovered.marks)
-        self._publication = Publication(self._stores, {})
-        self._lake = Lake(config.directory / "lake")
-        self._segments: deque[Segment] = deque()
+        indexes = {name: table.index for name, table in self.tables.items()}
+        self._publication = Publication(self._stores, indexes)
+        self._lake = Lake(config.lake_directory)
+        done = recovered.segments[0].number - 1 if recovered.segments else recovered.number
+        self._segments = SegmentLine(done, recovered.segments)
         self._journal = Journal(
             directory,
             self._stores,
             clock=clock,
             disk=disk,
-            on_sealed=self._segments.append,
+            on_sealed=self._segments.add,
             on_failure=self._fail,
         )
         self._appender = Appender(
@@ -109,6 +134,7 @@ class Store:
         )
         self._ledger = _ledger(self._stores)
         self._snapshots = itertools.count(1)
+        self.rollover = self._rollover(disk)
         self._start(recovered)
 
     def __repr__(self) -> str:
@@ -140,6 +166,16 @@ class Store:
         identity = f"{self.epoch}.{next(self._snapshots)}"
         return Snapshot(identity, moment, self._lake, self._config.sources)
 
+    @property
+    def published(self) -> Published:
+        """Both sides of every dataset as readers see them now."""
+        return self._publication.current
+
+    @property
+    def lake_directory(self) -> Path:
+        """Directory of the lake's tables."""
+        return self._config.lake_directory
+
     def wait_for_memory(self) -> None:
         """Hold a producer back while memory is over its limit.
 
@@ -150,7 +186,8 @@ class Store:
         if now < self._memory_checked + MEMORY_POLL_SECONDS:
             return
         self._memory_checked = now
-        while self.nbytes > self._config.hot_memory_limit:
+        limit = HOLD_BACK_RATIO * self._config.hot_memory_limit
+        while row_bytes(self._stores) > limit:
             if self._stopping.wait(MEMORY_POLL_SECONDS):
                 raise StoreClosedError("the server is shutting down; send to it again later")
 
@@ -184,9 +221,32 @@ class Store:
     def close(self) -> None:
         """Make everything durable that was appended, and stop."""
         self._stopping.set()
+        self.rollover.stop()
         self._appender.stop()
         self._journal.stop()
+        self.rollover.join()
         self._appender.fail_streams(StoreClosedError("the server is shutting down"))
+
+    def _rollover(self, disk: Disk) -> Rollover:
+        config, clock = self._config, self._clock
+        return Rollover(
+            RolloverConfig(config.lake_directory, config.hot_window_us, config.hot_memory_limit),
+            Parts(
+                tables=self.tables,
+                segments=self._segments,
+                journal=self._journal,
+                memory=HotMemory(
+                    self._stores, self._publication, self._appender, self._ledger, clock
+                ),
+                own_rows=OwnRows(
+                    self.open_stream, self.close_stream, self.producers.durable, clock.now
+                ),
+                expiry=JournalExpiry(self._segments, config.journal_limit, clock, disk),
+                write=roll_over,
+            ),
+            clock,
+            on_failure=self._fail,
+        )
 
     def _start(self, recovered: Recovered) -> None:
         arrival = max(recovered.arrival, self._clock.now())
@@ -211,6 +271,28 @@ class Store:
         broken = StoreClosedError("the server has failed and is restarting; send to it again later")
         self._appender.fail_streams(error if isinstance(error, StorageError) else broken)
         self._on_failure(error)
+
+
+def _tables(lake: Path, disk: Disk) -> dict[str, LakeTable]:
+    tables = {}
+    for name, dataset in DATASETS.items():
+        table = tables[name] = LakeTable(table_root(lake, dataset), dataset, disk)
+        table.refresh()
+    return tables
+
+
+def in_lake(tables: Mapping[str, LakeTable], hot_since: int) -> InLake:
+    """Return what the tables of a lake have, for recovery."""
+    joined = {
+        name: max((file.end for file in table.index if file.kind is FileKind.COMPACT), default=0)
+        for name, table in tables.items()
+    }
+    return InLake(
+        positions={name: table.position for name, table in tables.items()},
+        joined=joined,
+        epoch=max(table.epoch for table in tables.values()),
+        hot_since=hot_since,
+    )
 
 
 def _ledger(stores: Mapping[str, ColumnarStore | BatchedStore]) -> CoverageLedger:
