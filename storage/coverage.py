@@ -85,11 +85,13 @@ def coverage_of(
     """
     named = None if source == ALL_SOURCES else source
     gaps = known.holes(dataset, symbol, requested, named)
-    # With several sources, a witness of one says nothing of what another one answers.
-    alone = extent is not None and extent.sources == 1
     state = State.GAP if gaps else State.UNVERIFIED
-    if not gaps and alone and known.is_witnessed(dataset, symbol, requested):
-        state = State.VERIFIED
+    if not gaps and extent is not None and known.witnessed:
+        # With several sources, a witness of one says nothing of what another one answers.
+        sources = extent.sources if named is None else {named}
+        alone = next(iter(sources)) if len(sources) == 1 else None
+        if alone is not None and known.is_witnessed(dataset, symbol, alone, requested):
+            state = State.VERIFIED
     return SymbolCoverage(
         requested=requested,
         available=None if extent is None else (extent.first, extent.last + 1),

@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 from storage.batched import BatchedStore
 from storage.quarantine import plain_rows
 from storage.runs import Integers
-from storage.schemas import GAPS, QUARANTINE, SPOT_CHECKS
+from storage.schemas import GAPS, QUARANTINE
 
 FILLED: Final = "filled"
 """The state of a gap whose rows are there after all."""
@@ -32,6 +32,8 @@ _NEVER_ENDS: Final = np.iinfo(np.int64).max
 
 _Lane = tuple[str, str | None]
 """Dataset and symbol; None is every symbol of a source."""
+_Told = tuple[str, str, str]
+"""Dataset, symbol and the source whose rows were counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,17 @@ class Known:
         lanes: Gaps by dataset and symbol.
         quarantined: Rows put aside, likewise.
         witnessed: Spans that a witness agreed on, in order and apart.
+        files: Numbers of the imported files whose rows were counted, whatever came of it.
     """
 
     ends: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     lanes: Mapping[_Lane, GapLane] = field(default_factory=lambda: MappingProxyType({}))
     quarantined: Mapping[_Lane, int] = field(default_factory=lambda: MappingProxyType({}))
-    witnessed: Mapping[_Lane, tuple[Witness, ...]] = field(
+    witnessed: Mapping[_Told, tuple[Witness, ...]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+
+    files: frozenset[int] = frozenset()
 
     def holes(
         self, dataset: str, symbol: str, span: tuple[int, int] | None, source: str | None
@@ -125,9 +130,11 @@ class Known:
             found.sort(key=lambda gap: gap.start)
         return found
 
-    def is_witnessed(self, dataset: str, symbol: str, span: tuple[int, int] | None) -> bool:
-        """Return whether a witness has agreed on the whole of a span."""
-        spans = self.witnessed.get((dataset, symbol))
+    def is_witnessed(
+        self, dataset: str, symbol: str, source: str, span: tuple[int, int] | None
+    ) -> bool:
+        """Return whether a witness has agreed on a source's rows in the whole of a span."""
+        spans = self.witnessed.get((dataset, symbol, source))
         if spans is None or span is None:
             return False
         at = bisect_right(spans, span[0], key=lambda witness: witness.start) - 1
@@ -176,20 +183,19 @@ class CoverageLedger:
                     continue
                 learned = self._learned(known, name, store.state.table(end, known.ends[name]))
                 ends = {**known.ends, name: end}
-                self._known = Known(ends, learned.lanes, learned.quarantined, learned.witnessed)
+                self._known = replace(learned, ends=ends)
             return self._known
 
     def _learned(self, known: Known, dataset: str, rows: pa.Table) -> Known:
-        lanes, quarantined, witnessed = known.lanes, known.quarantined, known.witnessed
         if dataset == GAPS.name:
-            lanes = {**lanes, **self._changed_lanes(known, plain_rows(rows))}
-        elif dataset == QUARANTINE.name:
-            quarantined = Counter(quarantined)
+            lanes = {**known.lanes, **self._changed_lanes(known, plain_rows(rows))}
+            return replace(known, lanes=lanes)
+        if dataset == QUARANTINE.name:
+            quarantined = Counter(known.quarantined)
             names = (rows["dataset"].to_pylist(), rows["symbol"].to_pylist())
             quarantined.update(zip(*names, strict=True))
-        elif dataset == SPOT_CHECKS.name:
-            witnessed = {**witnessed, **_changed_witnesses(known, rows)}
-        return Known(known.ends, lanes, quarantined, witnessed)
+            return replace(known, quarantined=quarantined)
+        return _with_witnesses(known, plain_rows(rows))
 
     def _changed_lanes(
         self, known: Known, rows: Iterable[Mapping[str, Any]]
@@ -214,25 +220,23 @@ class CoverageLedger:
         return {lane: GapLane(gaps.values()) for lane, gaps in changed.items()}
 
 
-def _changed_witnesses(known: Known, rows: pa.Table) -> dict[_Lane, tuple[Witness, ...]]:
-    changed: dict[_Lane, list[Witness]] = {}
-    for row in plain_rows(rows):
-        if row["kind"] != CROSS_SOURCE or row["symbol"] is None or row["checked"] != row["passed"]:
+def _with_witnesses(known: Known, rows: Iterable[Mapping[str, Any]]) -> Known:
+    changed: dict[_Told, list[Witness]] = {}
+    files: set[int] = set()
+    for row in rows:
+        if row["kind"] != CROSS_SOURCE or row["symbol"] is None:
             continue
-        span = _witnessed_span(row["detail"])
-        if span is not None:
-            lane = (row["dataset"], row["symbol"])
-            changed.setdefault(lane, list(known.witnessed.get(lane, ()))).append(span)
-    return {lane: _joined(spans) for lane, spans in changed.items()}
-
-
-def _witnessed_span(detail: str | None) -> Witness | None:
-    """Return the span a cross-source check names in its detail, None when it names none."""
-    try:
-        told = json.loads(detail or "")
-        return Witness(int(told["start"]), int(told["end"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+        try:
+            told = json.loads(row["detail"] or "")
+            files.update([int(told["file"])] if "file" in told else [])
+            span = Witness(int(told["start"]), int(told["end"]))
+            whose = (row["dataset"], row["symbol"], str(told["source"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # whoever names no span is a witness of none
+        if row["checked"] == row["passed"]:
+            changed.setdefault(whose, list(known.witnessed.get(whose, ()))).append(span)
+    joined = {whose: _joined(spans) for whose, spans in changed.items()}
+    return replace(known, witnessed={**known.witnessed, **joined}, files=known.files | files)
 
 
 def _joined(spans: Iterable[Witness]) -> tuple[Witness, ...]:

@@ -26,7 +26,7 @@ def state(snapshot: Snapshot, span: tuple[int, int] = SPAN, source: str | None =
 
 
 def witness(start: int, end: int) -> str:
-    return json.dumps({"start": NOON + start, "end": NOON + end})
+    return json.dumps({"source": "demo", "start": NOON + start, "end": NOON + end})
 
 
 class TestMoments:
@@ -95,7 +95,7 @@ class TestMoments:
         known = store.snapshot().known
         assert [(one.gap_id, one.revision) for one in known.gaps()] == [("g", 2)]
         assert known.quarantined == {("ticks", "MNQ"): 3}
-        assert known.is_witnessed("ticks", "MNQ", (NOON, NOON + 5))
+        assert known.is_witnessed("ticks", "MNQ", "demo", (NOON, NOON + 5))
 
 
 class TestGaps:
@@ -189,7 +189,8 @@ class TestWitnesses:
     def test_a_witness_of_one_source_does_not_speak_for_another(self, store: Store) -> None:
         send(store, ticks(3), ticks(1, source="sierra"))
         self.verify(store, detail=witness(0, 100))
-        assert state(store.snapshot()) is State.UNVERIFIED
+        found = [state(store.snapshot(), source=name) for name in (None, "all", "sierra", "demo")]
+        assert found == [State.UNVERIFIED] * 3 + [State.VERIFIED]
 
     def test_a_symbol_without_rows_is_never_verified(self, store: Store) -> None:
         self.verify(store, detail=witness(0, 100))
