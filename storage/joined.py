@@ -183,7 +183,9 @@ class JoinedBatches:
         sources = None if source is None else (source,)
         symbols: set[str | None] = set(hot)
         if len(self._lake.index):
-            symbols.update(self._symbols_of(selection) or (*self.symbols(), None))
+            without = (None,) if self._lake.is_mixed else ()
+            wanted = self._symbols_of(selection)
+            symbols.update((*self.symbols(), *without) if wanted is None else wanted)
         found = []
         for symbol in symbols:
             rows = hot.get(symbol)

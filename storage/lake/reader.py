@@ -22,6 +22,8 @@ FOOTERS_MAX: Final = 512
 """Footers remembered, 20 to 40 kB each: the files of a day of every symbol, or of a year of one."""
 BATCH_ROWS: Final = 61_440
 """Rows a batch, at most: half a row group, so that no batch is a remainder."""
+BATCH_BYTES_TARGET: Final = 4 << 20
+"""Encoded bytes a batch: of ticks it is never reached, of lists it keeps batches below 16 MB."""
 READ_AHEAD_BYTES: Final = 1 << 16
 """Bytes read at once of each column; without, all of a row group is read before its first row."""
 
@@ -79,24 +81,29 @@ class LakeReader:
             yield from _batches(self._opened(path, dataset), dataset, file, part)
 
     def _opened(self, path: Path, dataset: Dataset) -> pq.ParquetFile:
-        with self._changing:
-            footer = self._footers.get(path)
-            if footer is not None:
-                self._footers.move_to_end(path)
-        opened = pq.ParquetFile(
+        footer = self._footer(path)
+        present = {footer.schema.column(i).path for i in range(footer.num_columns)}
+        return pq.ParquetFile(
             path,
             metadata=footer,
-            read_dictionary=[name for name in dataset.dictionary if name != "symbol"],
+            read_dictionary=[name for name in dataset.dictionary if name in present],
             page_checksum_verification=True,
             pre_buffer=False,
             buffer_size=READ_AHEAD_BYTES,
         )
-        if footer is None:
-            with self._changing:
-                self._footers[path] = opened.metadata
-                while len(self._footers) > FOOTERS_MAX:
-                    self._footers.popitem(last=False)
-        return opened
+
+    def _footer(self, path: Path) -> pq.FileMetaData:
+        with self._changing:
+            footer = self._footers.get(path)
+            if footer is not None:
+                self._footers.move_to_end(path)
+                return footer
+        footer = pq.read_metadata(path)
+        with self._changing:
+            self._footers[path] = footer
+            while len(self._footers) > FOOTERS_MAX:
+                self._footers.popitem(last=False)
+        return footer
 
 
 @contextmanager
@@ -120,7 +127,7 @@ def _batches(
     present = [name for name in part.names if name in opened.schema_arrow.names]
     if not is_whole or not present:
         present = list(dict.fromkeys((*present, "ts_event")))
-    rows_max = min(part.batch_rows, BATCH_ROWS)
+    rows_max = min(part.batch_rows, BATCH_ROWS, _fitting_rows(opened.metadata, groups))
     schema = wire_projection(dataset.name, part.names)
     for batch in opened.iter_batches(rows_max, row_groups=groups, columns=present):
         rows = batch
@@ -173,6 +180,14 @@ def _rows_skipped(footer: pq.FileMetaData, groups: Sequence[int], newest: int | 
     if newest is None:
         return 0
     return max(0, sum(int(footer.row_group(group).num_rows) for group in groups) - newest)
+
+
+def _fitting_rows(footer: pq.FileMetaData, groups: Sequence[int]) -> int:
+    """Return how many rows of a file make a batch of a size that the wire carries well."""
+    about = [footer.row_group(group) for group in groups]
+    size = sum(int(group.total_byte_size) for group in about)
+    rows = sum(int(group.num_rows) for group in about)
+    return max(1, BATCH_BYTES_TARGET * rows // max(1, size))
 
 
 def _within(batch: pa.RecordBatch, start: int, end: int) -> pa.RecordBatch:
