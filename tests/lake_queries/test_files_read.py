@@ -18,8 +18,8 @@ from storage.selection import Bound, Comparison, Selection
 from storage.speakers import DAY
 from storage.streams import Stream, merged_streams
 from storage.where import Where
-from tests.lake_queries.conftest import NOON, Pool, Row, batch_of, rows_in
-from tests.storage.conftest import ticks
+from tests.lake_queries.conftest import Pool, Row, batch_of, rows_in
+from tests.storage.conftest import NOON, ticks
 
 FOREVER = 1 << 62
 GROUP_ROWS = 122_880
@@ -44,12 +44,12 @@ def pool(tmp_path: Path) -> Pool:
 def groups_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     read: list[int] = []
 
-    class Watched(pq.ParquetFile):
+    class Watched(pq.ParquetFile):  # type: ignore[misc]
         def iter_batches(self, *args: Any, row_groups: list[int], **options: Any) -> Any:
             read.extend(row_groups)
             return super().iter_batches(*args, row_groups=row_groups, **options)
 
-    monkeypatch.setattr(reader.pq, "ParquetFile", Watched)
+    monkeypatch.setattr("storage.lake.reader.pq.ParquetFile", Watched)
     return read
 
 

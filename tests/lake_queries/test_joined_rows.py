@@ -17,16 +17,8 @@ from storage.selection import Order, Selection
 from storage.snapshot import Snapshot
 from storage.speakers import DAY
 from storage.where import Where
-from tests.lake_queries.conftest import (
-    HOUR,
-    NOON,
-    PRIORITY,
-    Pool,
-    Row,
-    batch_of,
-    gap,
-    rows_in,
-)
+from tests.lake_queries.conftest import PRIORITY, Pool, Row, batch_of, gap, rows_in
+from tests.storage.conftest import HOUR, NOON
 
 STEP = DAY // 5
 FOREVER = 1 << 62
@@ -41,7 +33,7 @@ ROWS = st.builds(
 INSTANTS = st.integers(-1, 15).map(lambda step: NOON + step * STEP)
 GAPS = st.lists(
     st.builds(
-        lambda source, instants, state: gap(source, *sorted(instants), state),
+        lambda source, instants, state: gap(source, min(instants), max(instants), state),
         st.sampled_from(["good", "best"]),
         st.tuples(INSTANTS, INSTANTS),
         st.sampled_from(["open", "filled", "unfillable"]),

@@ -10,6 +10,7 @@ import pytest
 from pyarrow import flight
 
 import tickflight
+from flight_server.identity import Scope
 from storage.lake.files import FileKind
 from storage.lake.layout import FileName, partition_date, table_root
 from storage.lake.table import LakeTable
@@ -17,7 +18,8 @@ from storage.lake.writer import write_file
 from storage.schemas import TICKS
 from storage.speakers import DAY
 from tests.flight_server.conftest import Caller, House, serving
-from tests.lake_queries.conftest import NOON, Row, UnsyncedDisk, batch_of, rows_in
+from tests.lake_queries.conftest import Row, UnsyncedDisk, batch_of, rows_in
+from tests.storage.conftest import NOON
 
 ROWS = [
     Row(NOON + day * DAY + at, "demo", "A1", 100 * day + at) for day in range(3) for at in (1, 9)
@@ -112,7 +114,7 @@ def test_an_expression_filters_both_sides(caller: Caller, house: House) -> None:
     parts = [caller.get(endpoint.ticket.ticket) for endpoint in info.endpoints]
     assert rows_in(pa.concat_tables(parts).to_batches()) == expected
     assert info.total_records == -1
-    key = house.keys.create("model", scopes=["read:history"]).key
+    key = house.keys.create("model", scopes=[Scope.READ_HISTORY]).key
     with tickflight.connect(house.service.uri, key) as client:
         found = client.range("ticks", "A", 0, where=where, columns=["price"]).arrow()
         assert found.column_names == ["price"]

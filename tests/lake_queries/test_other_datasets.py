@@ -15,8 +15,8 @@ from storage.selection import Order, Selection
 from storage.snapshot import Snapshot
 from storage.speakers import DAY
 from storage.where import Where
-from tests.lake_queries.conftest import NOON, Pool
-from tests.storage.conftest import gamma
+from tests.lake_queries.conftest import Pool
+from tests.storage.conftest import NOON, gamma
 
 FOREVER = 1 << 62
 STEP = DAY // 3
@@ -143,5 +143,5 @@ def test_gamma_comes_from_both_sides_with_its_lists(rows: list[Any]) -> None:
         batches = list(snapshot.range("gex", Selection(), 0, FOREVER).batches)
         assert told(batches or [gamma().slice(0, 0)]) == expected
         newest = snapshot.latest("gex", Selection(), 1)
-        assert sorted(n for _, n in told(newest.batches)) == sorted({n for _, n in expected})
+        assert sorted(str(n) for _, n in told(newest.batches)) == sorted({n for _, n in expected})
         assert all(batch.schema == GEX.wire_schema for batch in batches)
