@@ -12,7 +12,7 @@ from storage.columnar_state import ColumnarState
 from storage.dictionary import Dictionary
 from storage.lanes import Lane, SortedPositions, SortedRows
 from storage.merge import Cursor, between, merged
-from storage.ordering import reading_order
+from storage.ordering import reading_order, tied_rows
 from storage.runs import LOWEST, GrowingArray, Integers
 from storage.schemas import wire_projection
 from storage.selection import ALL_SOURCES, SourcePolicy, SymbolExtent
@@ -223,14 +223,24 @@ class ColumnarView:
         return tails
 
     def _sorted_by_time(self, positions: Integers) -> Integers:
-        """Sort any rows into the total order."""
+        """Sort any rows into the order of an answer."""
+        instants = self._state.gather(positions, 0)
+        order = np.argsort(instants, kind="stable")
+        rows = tied_rows(instants[order])
+        if len(rows):
+            tied = positions[order[rows]]
+            order[rows] = order[rows][np.lexsort(self._keys(tied))]
+        return positions[order]
+
+    def _keys(self, positions: Integers) -> list[Column]:
+        """Return what rows are ordered by, least significant first."""
         columns = self._columns
         keys: list[Column] = []
         for name in reversed(reading_order(columns.dataset)):
             values = self._state.gather(positions, columns.at[name])
             dictionary = columns.dictionaries.get(name)
             keys.append(values if dictionary is None else dictionary.ranks()[values])
-        return positions[np.lexsort(keys)]
+        return keys
 
     # Range
 

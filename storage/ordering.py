@@ -42,14 +42,21 @@ def in_order(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
         return batch
     order = np.argsort(first, kind="stable")
     ordered = first[order]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        tied = np.flatnonzero(np.append(same, [False]) | np.insert(same, 0, [False]))
+    tied = tied_rows(ordered)
+    if len(tied):
         rows = order[tied]
         among = batch.take(pa.array(rows))
         keys = [key_of(among.column(name)) for name in reversed(names[1:])]
         order[tied] = rows[np.lexsort([*keys, ordered[tied]])]
     return batch.take(pa.array(order))
+
+
+def tied_rows(ordered: Integers) -> Integers:
+    """Return where sorted numbers equal a neighbour."""
+    same = ordered[1:] == ordered[:-1]
+    if not same.any():
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.append(same, [False]) | np.insert(same, 0, [False]))
 
 
 def key_of(column: pa.Array) -> Integers:
