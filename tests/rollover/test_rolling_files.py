@@ -114,5 +114,5 @@ def test_the_log_begins_anew_beside_steady_commits(
     drain.join()
     store.close_stream(stream)
     held = log.with_name(log.name.removesuffix("-wal")).stat().st_size
-    assert held > 3_000_000
+    assert held > 1_000_000  # ten times what makes a log be folded in
     assert log.stat().st_size < held / 2
