@@ -214,12 +214,22 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
         metadata = {METADATA_KEY: json.dumps(self.coverage).encode()}
         return _encoded(rows).replace_schema_metadata(metadata)
 
-    def append(self, title: Title, seq: int, batch: pa.RecordBatch) -> None:
-        """Take a batch as if its producer had sent it."""
+    def append(self, title: Title, seq: int, batch: pa.RecordBatch) -> bool:
+        """Take a batch as if its producer had sent it; whether it is new.
+
+        Raises:
+            FlightServerError: Batches before it are missing.
+        """
         with self._lock:
+            expected = self._durable.get(title.producer, 0) + 1
+            if seq > expected:
+                raise _error("sequence", f"batch {expected} was expected", expected=expected)
+            if seq < expected:
+                return False
             self._batches.append((title, batch))
             self._durable[title.producer] = seq
             self._journal.append(title, seq, batch)
+            return True
 
 
 class _PutStream:
@@ -268,13 +278,8 @@ class _PutStream:
             self._ack()
 
     def _take(self, title: Title, seq: int, batch: pa.RecordBatch) -> None:
-        expected = self._server.durable(title.producer) + 1
-        if seq > expected:
-            raise _error("sequence", f"batch {expected} was expected", expected=expected)
         with self._lock:
-            if seq == expected:
-                self._server.append(title, seq, batch)
-            else:
+            if not self._server.append(title, seq, batch):
                 self._duplicates += batch.num_rows
             self._rows += batch.num_rows
             self._seq = self._server.durable(title.producer)
