@@ -52,11 +52,7 @@ class ColumnarView:
 
     def sources(self, symbol: str) -> dict[str, int]:
         """Return the sources with rows of a symbol, and the newest ``ts_event`` of each."""
-        newest: dict[str, int] = {}
-        for lane in self._lanes(symbol):
-            source, last = self._source(lane), self._span(lane)[1]
-            newest[source] = max(last, newest.get(source, last))
-        return newest
+        return self._newest_by_source(self._lanes(symbol))
 
     def dates(self, symbol: str, start: int, end: int) -> dict[str, set[int]]:
         """Return the UTC dates (days since 1970) on which each source has a row of a symbol.
@@ -168,6 +164,13 @@ class ColumnarView:
     def _source(self, lane: Lane) -> str:
         return self._columns.dictionaries["source"].value(lane.key.source)
 
+    def _newest_by_source(self, lanes: Sequence[Lane]) -> dict[str, int]:
+        newest: dict[str, int] = {}
+        for lane in lanes:
+            source, last = self._source(lane), self._span(lane)[1]
+            newest[source] = max(last, newest.get(source, last))
+        return newest
+
     def _tie_order(self, lane: Lane) -> tuple[str, str, str]:
         dictionaries = self._columns.dictionaries
         name = dictionaries[self._columns.dataset.lane[2]].value(lane.key.name)
@@ -205,12 +208,8 @@ class ColumnarView:
             return [lane for lane in lanes if self._source(lane) == source]
         if source == ALL_SOURCES or len(lanes) < 2:
             return lanes
-        last = [self._span(lane)[1] for lane in lanes]
-        live = [la for la, ts in zip(lanes, last, strict=True) if ts >= now - self._policy.fresh_us]
-        if live:
-            return live
-        newest = lanes[last.index(max(last))]
-        return [lane for lane in lanes if lane.key.source == newest.key.source]
+        speaking = self._policy.speaking(self._newest_by_source(lanes), now)
+        return [lane for lane in lanes if self._source(lane) in speaking]
 
     def _tails(self, lane: Lane, limit: int) -> list[Integers]:
         """Return the newest rows of each of a lane's runs that may be among its newest."""
