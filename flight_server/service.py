@@ -13,6 +13,7 @@ from flight_server.actions import Actions
 from flight_server.auth import Authenticator
 from flight_server.calls import Calls
 from flight_server.door import Door
+from flight_server.downtime import DowntimeWatch
 from flight_server.errors import AddressError
 from flight_server.files import FileRegistry
 from flight_server.health import Health
@@ -20,6 +21,7 @@ from flight_server.history import QueryHistory
 from flight_server.keys import KeyStore
 from flight_server.reads import Reads
 from flight_server.server import FlightRpcServer, Rooms
+from flight_server.sessions import SessionFile
 from flight_server.status import StatusBoard
 from flight_server.streams import (
     READ_STREAMS_MAX,
@@ -98,6 +100,7 @@ class FlightService:
         self._door: Door | None = None
         self._store: Store | None = None
         self._health: Health | None = None
+        self._downtime: DowntimeWatch | None = None
         self._server: FlightRpcServer | None = None
 
     def start(self) -> None:
@@ -123,6 +126,9 @@ class FlightService:
         )
         door = self._open_door(keys, store)
         writes = Writes(store, door.writers)
+        sessions = SessionFile(config.data_directory)
+        downtime = DowntimeWatch(store, sessions, writes.datasets, clock)
+        downtime.begin()  # before anything comes in: what is there was left by the last life
         board = StatusBoard(store, writes, door.readers, door.authenticator, clock, config.version)
         rooms = Rooms(
             store=store,
@@ -138,6 +144,8 @@ class FlightService:
         self._server = _listen(config, rooms)
         self._health = board.health
         self._health.start()
+        downtime.start()
+        self._downtime = downtime
         _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)
 
     @property
@@ -154,6 +162,8 @@ class FlightService:
         What was acknowledged is safe whatever happens here. Calls that are still running
         afterwards end with the process.
         """
+        if self._downtime is not None:
+            self._downtime.stop()
         if self._door is not None:
             if not self._door.drain(drain_seconds):
                 _LOG.warning("streams cut off", streams=self._door.streams)
