@@ -14,7 +14,7 @@ from flight_server.door import Door
 from flight_server.errors import InvalidArgumentError, LimitError, NotFoundError
 from flight_server.files import FileRegistry
 from flight_server.identity import Identity, Scope
-from flight_server.status import StatusBoard
+from flight_server.status import StatusBoard, rollover_fields
 from storage.schemas import DATASETS
 from storage.store import Store
 
@@ -50,6 +50,12 @@ class CompleteFile(_Body):
     rows: int = Field(strict=True)
 
 
+class RollOver(_Body):
+    """Closed segments are to be rolled over."""
+
+    everything: bool = Field(default=False, strict=True, alias="all")
+
+
 class Actions:
     """Carries out actions."""
 
@@ -63,6 +69,7 @@ class Actions:
             "symbols": ("Which symbols have rows, and how far they reach.", self._symbols),
             "coverage": ("How complete a slice is.", self._coverage),
             "gaps": ("Which rows are missing, and why.", self._gaps),
+            "rollover": ("Bring finished journal files into the lake now.", self._roll_over),
             "files.register": ("Give a file to be imported its number.", self._register_file),
             "files.complete": ("Record that a file is imported whole.", self._complete_file),
         }
@@ -112,6 +119,12 @@ class Actions:
 
     def _gaps(self, body: bytes, caller: Identity) -> dict[str, Any]:
         return completeness.gaps(_parse(GapsQuestion, body), self._store.snapshot(), caller)
+
+    def _roll_over(self, body: bytes, caller: Identity) -> dict[str, Any]:
+        """Begin; it is done once ``through`` in the answer, or in ``status``, is ``last``."""
+        caller.require(Scope.ADMIN)
+        last = self._store.rollover.begin(everything=_parse(RollOver, body).everything)
+        return {"last": last} | rollover_fields(self._store.rollover.status)
 
     def _register_file(self, body: bytes, caller: Identity) -> dict[str, Any]:
         caller.require(Scope.WRITE)

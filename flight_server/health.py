@@ -39,7 +39,7 @@ class Vitals:
 
     Attributes:
         used: Bytes of rows in memory.
-        limit: Bytes beyond which producers are held back.
+        full: Bytes beyond which producers are held back.
         arrival: Newest instant rows arrived at, µs.
         commits: Transactions of the journal since start.
         waiting_rows: Rows not durable yet.
@@ -50,7 +50,7 @@ class Vitals:
     """
 
     used: int
-    limit: int
+    full: int
     arrival: int
     commits: int
     waiting_rows: int
@@ -60,13 +60,13 @@ class Vitals:
     writing: frozenset[str]
 
 
-def memory_trouble(used: int, limit: int) -> str | None:
+def memory_trouble(used: int, full: int) -> str | None:
     """Judge memory."""
-    if used <= limit:
+    if used <= full:
         return None
     return (
-        f"{used / _GIB:.2f} GiB of rows, over the limit of {limit / _GIB:.2f} GiB: producers are"
-        " held back; raise TICKFLIGHT_HOT_MEMORY_LIMIT, or restart with a smaller journal"
+        f"{used / _GIB:.2f} GiB of rows where {full / _GIB:.2f} GiB may be: producers are held back"
+        " until the rollover has made room; see what it says, or raise TICKFLIGHT_HOT_MEMORY_LIMIT"
     )
 
 
@@ -120,7 +120,7 @@ class Health:
         with self._lock:
             vitals, now = self._read(), self._clock.now()
             self._note_writers(vitals.writing, now)
-            self._note("memory", memory_trouble(vitals.used, vitals.limit), now)
+            self._note("memory", memory_trouble(vitals.used, vitals.full), now)
             self._note("clock", clock_trouble(vitals.arrival, now), now)
             self._note_journal(vitals, now)
             return dict(self._troubles)

@@ -34,7 +34,7 @@ from flight_server.usage import UsageTable
 from flight_server.writes import Writes
 from storage.ports import Clock, Disk
 from storage.selection import SourcePolicy
-from storage.store import Store, StoreConfig
+from storage.store import JOURNAL_BYTES_MAX, Store, StoreConfig
 
 SHUTDOWN_SECONDS: Final = 0.5
 """How long gRPC may take to close: it waits for clients without end, so nobody waits for it."""
@@ -59,9 +59,11 @@ class FlightConfig:
             picks a free one.
         data_directory: Where journal and control database live; local disk.
         hot_window_us: How long rows stay in memory, µs.
-        hot_memory_limit_bytes: Memory for rows beyond which producers are slowed down.
+        hot_memory_limit_bytes: Memory for rows beyond which the oldest leave it early.
         source_priority: Sources, the one that speaks for a symbol first.
         version: Of the service, for ``status``.
+        journal_limit_bytes: Journal files beyond which those the lake has are removed early.
+        lake_directory: Where the lake's tables are; ``None`` is ``lake`` in ``data_directory``.
         tls: What to encrypt with; ``None`` is in the clear.
     """
 
@@ -71,6 +73,8 @@ class FlightConfig:
     hot_memory_limit_bytes: int
     source_priority: tuple[str, ...]
     version: str
+    journal_limit_bytes: int = JOURNAL_BYTES_MAX
+    lake_directory: Path | None = None
     tls: TlsPair | None = None
 
 
@@ -119,6 +123,9 @@ class FlightService:
                 directory=config.data_directory,
                 hot_memory_limit=config.hot_memory_limit_bytes,
                 sources=SourcePolicy(config.source_priority, config.hot_window_us),
+                hot_window_us=config.hot_window_us,
+                journal_limit=config.journal_limit_bytes,
+                lake=config.lake_directory,
             ),
             clock=clock,
             disk=self._disk,
@@ -144,6 +151,7 @@ class FlightService:
         self._server = _listen(config, rooms)
         self._health = board.health
         self._health.start()
+        store.rollover.start()
         downtime.start()
         self._downtime = downtime
         _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)

@@ -1,8 +1,8 @@
 """How the service is doing, as the ``status`` action tells it.
 
 Services are the server itself (``flight``), the parts of it that can be in trouble (``journal``,
-``memory``, ``clock``), and whatever tells of itself in ``service_events``: the sources, and roles
-their supervisor had to restart. States:
+``memory``, ``clock``, ``rollover``), and whatever tells of itself in ``service_events``: the
+sources, and roles their supervisor had to restart. States:
 
 running       all is well
 degraded      it works, and ``detail`` says what is wrong; ``since`` is when that began
@@ -22,12 +22,14 @@ from flight_server.health import Health, Trouble, Vitals
 from flight_server.streams import StreamSlots
 from flight_server.writes import Writes
 from storage.ports import Clock
+from storage.rollover_parts import RolloverStatus
 from storage.store import Store
 
 OWN_PREFIX: Final = "tickflightd:"
 """Keys of the service's own processes are made for this and the name of the process."""
 DEGRADED: Final = "degraded"
 FLIGHT: Final = "flight"
+ROLLOVER: Final = "rollover"
 _MIB: Final = 1 << 20
 
 
@@ -82,6 +84,7 @@ class StatusBoard:
             "services": [asdict(service) for service in self._services()],
             "datasets": {name: asdict(size) for name, size in datasets.items() if size.rows},
             "memory": {"used": self._store.nbytes, "limit": self._store.memory_limit},
+            "rollover": rollover_fields(self._store.rollover.status),
             "journal": {
                 "commits": journal.commits,
                 "waiting_rows": journal.waiting_rows,
@@ -94,8 +97,8 @@ class StatusBoard:
     def _vitals(self) -> Vitals:
         journal = self._store.journal_status
         return Vitals(
-            used=self._store.nbytes,
-            limit=self._store.memory_limit,
+            used=self._store.row_bytes,
+            full=self._store.memory_full,
             arrival=self._store.arrival,
             commits=journal.commits,
             waiting_rows=journal.waiting_rows,
@@ -112,6 +115,7 @@ class StatusBoard:
         return [
             self._flight(troubles, told.pop(FLIGHT, None)),
             *(self._part(name, troubles.get(name), well) for name, well in parts.items()),
+            self._rollover(told.pop(ROLLOVER, None)),
             *(self._teller(name, one) for name, one in told.items()),
         ]
 
@@ -142,6 +146,13 @@ class StatusBoard:
         used, limit = self._store.nbytes / _MIB, self._store.memory_limit / _MIB
         return f"{used:,.0f} of {limit:,.0f} MiB"
 
+    def _rollover(self, told: Told | None) -> ServiceStatus:
+        status = self._store.rollover.status
+        error = told.last_error if told else None
+        well = f"{status.unrolled_rows:,} rows of finished files are not in the lake yet"
+        detail = status.detail or (well if status.unrolled else "")
+        return ServiceStatus(ROLLOVER, status.state.value, status.since, detail, 0, error)
+
     def _teller(self, name: str, told: Told) -> ServiceStatus:
         state, since, detail = told.state, told.since, told.detail
         silent = self.health.silent_since(f"{OWN_PREFIX}{name}")
@@ -151,6 +162,11 @@ class StatusBoard:
         elif told.restarts and state == RUNNING:
             detail = _history(told.restarts, told.last_error)
         return ServiceStatus(name, state, since, detail, told.restarts, told.last_error)
+
+
+def rollover_fields(status: RolloverStatus) -> dict[str, Any]:
+    """Return how the rollover is doing, as JSON can hold it."""
+    return asdict(status) | {"state": status.state.value}
 
 
 def _history(restarts: int, error: Failure | None) -> str:

@@ -104,7 +104,14 @@ class Rollover:
     @property
     def status(self) -> RolloverStatus:
         """How it is doing."""
-        return self._status
+        waiting = [s for s in self._parts.segments if s.number > self._followed]
+        return replace(
+            self._status,
+            unrolled=len(waiting),
+            unrolled_rows=sum(segment.rows for segment in waiting),
+            oldest=waiting[0].arrival if waiting else None,
+            through=self._followed,
+        )
 
     # The thread
 
@@ -143,7 +150,6 @@ class Rollover:
                 return
             if segment.number > self._followed:
                 self._roll(segment)
-                self._note(self._status.state, self._status.detail)
             self._let_go()
         self._relieve()
         self._let_go()
@@ -168,6 +174,7 @@ class Rollover:
             for part in self._written(segment, due):
                 self._commit(segment, part)
         self._follow(segment)
+        self._status = replace(self._status, rows=self._status.rows + segment.rows)
         self._followed = segment.number
 
     def _written(self, segment: Segment, due: Sequence[LakeTable]) -> Sequence[PartResult]:
@@ -248,7 +255,6 @@ class Rollover:
     # Telling
 
     def _note(self, state: State, detail: str) -> None:
-        waiting = [s for s in self._parts.segments if s.number > self._followed]
         before = self._status
         same = before.state is state
         self._status = replace(
@@ -256,10 +262,6 @@ class Rollover:
             state=state,
             since=before.since if same else self._clock.now(),
             detail=detail,
-            unrolled=len(waiting),
-            unrolled_rows=sum(segment.rows for segment in waiting),
-            oldest=waiting[0].arrival if waiting else None,
-            through=self._followed,
         )
 
     def _note_failure(self, why: str) -> None:

@@ -77,6 +77,7 @@ class RolloverStatus:
         unrolled_rows: Rows of them.
         oldest: When the newest row of the oldest of them arrived, µs; None without one.
         through: Number of the newest segment that the lake has.
+        rows: Rows of segments that it brought there since the start.
         failures: Attempts that failed since the start.
     """
 
@@ -87,6 +88,7 @@ class RolloverStatus:
     unrolled_rows: int = 0
     oldest: int | None = None
     through: int = 0
+    rows: int = 0
     failures: int = 0
 
 

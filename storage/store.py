@@ -9,6 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from storage.adoption import adopt_from_lake
 from storage.appender import Appender
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
@@ -90,6 +91,7 @@ class Store:
 
     Raises:
         JournalError: The journal can't be read back or written.
+        LakeError: The lake can't be read.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Store:
             self._stores, self._journal, self.producers, clock, on_failure=self._fail
         )
         self._ledger = _ledger(self._stores)
+        adopt_from_lake(self._ledger, self._lake, self._publication.current)
         self._snapshots = itertools.count(1)
         self.rollover = self._rollover(disk)
         self._start(recovered)
@@ -186,8 +189,7 @@ class Store:
         if now < self._memory_checked + MEMORY_POLL_SECONDS:
             return
         self._memory_checked = now
-        limit = HOLD_BACK_RATIO * self._config.hot_memory_limit
-        while row_bytes(self._stores) > limit:
+        while self.row_bytes > self.memory_full:
             if self._stopping.wait(MEMORY_POLL_SECONDS):
                 raise StoreClosedError("the server is shutting down; send to it again later")
 
@@ -197,9 +199,19 @@ class Store:
         return sum(store.nbytes for store in self._stores.values())
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of rows and their indexes alone: what is left when they have left is near 0."""
+        return row_bytes(self._stores)
+
+    @property
     def memory_limit(self) -> int:
-        """Bytes beyond which producers are held back."""
+        """Bytes of rows beyond which the oldest leave memory before their time."""
         return self._config.hot_memory_limit
+
+    @property
+    def memory_full(self) -> int:
+        """Bytes of rows beyond which producers are held back."""
+        return int(HOLD_BACK_RATIO * self._config.hot_memory_limit)
 
     @property
     def arrival(self) -> int:

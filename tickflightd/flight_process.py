@@ -66,8 +66,10 @@ def flight_config(
         data_directory=data_directory,
         hot_window_us=settings.hot_window,
         hot_memory_limit_bytes=settings.hot_memory_limit,
+        journal_limit_bytes=settings.journal_limit,
         source_priority=settings.source_priority,
         version=version("tickflight-server"),
+        lake_directory=settings.lake_directory,
         tls=None if certificate is None else TlsPair(certificate.chain, certificate.key),
     )
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
@@ -30,8 +30,6 @@ WITHOUT_EFFECT: Final = frozenset(
     for name in (
         "GEXBOT_BASE_URL",
         "GEXBOT_TICKERS",
-        "JOURNAL_LIMIT",
-        "LAKE_URI",
         "REDIS_URL",
         "RETENTION",
         "TT_REFRESH",
@@ -41,6 +39,9 @@ WITHOUT_EFFECT: Final = frozenset(
     )
 )
 """Names of the design this version does nothing with: setting one is told, but no mistake."""
+
+_BYTES_MAX: Final = 1 << 60
+"""Beyond any disk."""
 
 _HELP: Final = {
     "bool_parsing": "write 1 or 0",
@@ -66,6 +67,21 @@ def _memory(text: str) -> int:
     return parse_bytes(text, whole=machine.memory_bytes())
 
 
+def _size(text: str) -> int:
+    if "%" in text:
+        raise ValueError("write a size such as 512MiB or 16GiB")
+    return parse_bytes(text, whole=_BYTES_MAX)
+
+
+def _lake(text: str) -> Path:
+    parts = urlsplit(text)
+    if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
+        return Path(unquote(parts.path))
+    if "://" in text:
+        raise ValueError("write a directory of this machine, such as /srv/lake or file:///srv/lake")
+    return Path(text)
+
+
 def _uri(text: str) -> str:
     parts = urlsplit(text)
     # A port that is no number, or above 65535, raises ValueError by itself.
@@ -80,6 +96,9 @@ Duration = Annotated[int, BeforeValidator(parse_duration)]
 """Microseconds, written as ``1h``."""
 Memory = Annotated[int, BeforeValidator(_memory)]
 """Bytes, written as ``2GiB`` or as a share of the machine's memory, ``30%``."""
+Size = Annotated[int, BeforeValidator(_size)]
+"""Bytes, written as ``16GiB``."""
+LakeUri = Annotated[Path, BeforeValidator(_lake)]
 Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_symbols)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 FlightUri = Annotated[str, BeforeValidator(_uri)]
@@ -114,6 +133,8 @@ class Settings(BaseSettings):
 
     hot_window: Duration = parse_duration("1h")
     hot_memory_limit: Memory = Field(default_factory=lambda: _memory("30%"))
+    journal_limit: Size = _size("16GiB")
+    lake_uri: LakeUri | None = None
 
     tt_secret: SecretStr | None = None
     gexbot_api_key: SecretStr | None = None
@@ -139,6 +160,14 @@ class Settings(BaseSettings):
     def data_directory(self) -> Path:
         """Where this service keeps everything; synthetic data never shares real data's place."""
         directory = self.data_dir.absolute()
+        return directory / DEMO_DIRECTORY if self.demo_enabled else directory
+
+    @property
+    def lake_directory(self) -> Path:
+        """Where the lake's tables are; those of synthetic data never beside those of real data."""
+        if self.lake_uri is None:
+            return self.data_directory / "lake"
+        directory = self.lake_uri.absolute()
         return directory / DEMO_DIRECTORY if self.demo_enabled else directory
 
     @property

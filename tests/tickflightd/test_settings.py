@@ -55,6 +55,8 @@ def test_memory_is_a_share_of_the_machine_by_default() -> None:
         ("HOT_WINDOW", "0h", "1h"),
         ("HOT_MEMORY_LIMIT", "lots", "2GiB"),
         ("HOT_MEMORY_LIMIT", "200%", "more than there is"),
+        ("JOURNAL_LIMIT", "30%", "16GiB"),
+        ("LAKE_URI", "s3://bucket/lake", "a directory of this machine"),
         ("DEMO", "perhaps", "write 1 or 0"),
         ("DEMO_RATE", "fast", "write a whole number"),
         ("DEMO_RATE", "0", "greater than or equal to 1"),
@@ -157,6 +159,19 @@ class TestDemo:
         assert settings.load().data_directory == elsewhere / "data" / "demo"
         monkeypatch.setenv("TICKFLIGHT_DEMO", "0")
         assert settings.load().data_directory == elsewhere / "data"
+
+
+class TestLake:
+    def test_it_is_beside_the_journal_unless_told(self, elsewhere: Path) -> None:
+        assert settings.load().lake_directory == elsewhere / "data" / "demo" / "lake"
+
+    def test_that_of_the_demo_stays_apart_wherever_it_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TICKFLIGHT_LAKE_URI", "file:///srv/my%20lake")
+        assert settings.load().lake_directory == Path("/srv/my lake/demo")
+        monkeypatch.setenv("TICKFLIGHT_DEMO", "0")
+        assert settings.load().lake_directory == Path("/srv/my lake")
 
 
 class TestExample:

@@ -58,7 +58,7 @@ def service(status: Mapping[str, Any], version: str) -> list[Finding]:
     used, limit = status["memory"]["used"], status["memory"]["limit"]
     if limit * MEMORY_SHARE_SOON < used <= limit:
         text = f"rows take {used / limit:.0%} of the memory they may"
-        advice = "raise TICKFLIGHT_HOT_MEMORY_LIMIT: at 100% producers are held back"
+        advice = "raise TICKFLIGHT_HOT_MEMORY_LIMIT: beyond it rows leave memory for the lake early"
         findings.append(warn("service", text, advice))
     return findings
 
