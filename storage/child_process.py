@@ -5,16 +5,19 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
 from storage.errors import LakeError, LakeFullError, StoreClosedError
 from storage.lake.compaction import JoinTask
+from storage.lake.scrub import FileReport, ScrubTask
 from storage.lake.writer import WrittenFile
 from storage.rollover_task import RolloverResult, RolloverTask
 
 ROLL_OVER: Final = "rollover"
 """Key of a task in what the child reads; there is one a process."""
 JOIN: Final = "join"
+SCRUB: Final = "scrub"
 DONE: Final = "done"
 """Key of the child's answer; so are ``full`` and ``failed``, with a message."""
 FULL: Final = "full"
@@ -44,6 +47,12 @@ def roll_over(task: RolloverTask, stop: threading.Event) -> RolloverResult:
 def join(task: JoinTask, stop: threading.Event) -> WrittenFile:
     """Have some files of the lake joined into one; see ``roll_over``."""
     return WrittenFile.from_json(_run(JOIN, json.loads(task.to_json()), stop))
+
+
+def scrub(tasks: Sequence[ScrubTask], stop: threading.Event) -> list[FileReport]:
+    """Have some files of the lake compared with what was committed; see ``roll_over``."""
+    reports = _run(SCRUB, [task.to_json() for task in tasks], stop)
+    return [FileReport.from_json(report) for report in reports]
 
 
 def _run(kind: str, task: Any, stop: threading.Event) -> Any:  # noqa: ANN401 - JSON

@@ -63,6 +63,10 @@ class HotMemory:
         """Publish a table's newest version."""
         self._publication.show({table.dataset.name: table.index})
 
+    def in_use(self, dataset: str) -> set[str]:
+        """Return the paths of the lake's files that a snapshot still sees."""
+        return self._publication.in_use(dataset)
+
 
 def row_bytes(stores: Mapping[str, HotStore]) -> int:
     """Return the bytes that rows and their indexes take."""

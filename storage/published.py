@@ -7,6 +7,7 @@ leave memory, and both happen by one assignment.
 """
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,10 @@ class Publication:
         self._stores = stores
         self._indexes = {name: indexes.get(name, FileIndex(-1)) for name in stores}
         self._changing = threading.Lock()
+        # Every index that a reader may still hold: they live as long as their readers.
+        self._shown: dict[str, weakref.WeakSet[FileIndex]] = {
+            name: weakref.WeakSet() for name in stores
+        }
         self.current = self._published()
 
     def flip(self, bases: Mapping[str, int]) -> list[Any]:
@@ -76,9 +81,16 @@ class Publication:
                     self._indexes[name] = index
             self.current = self._published()
 
+    def in_use(self, dataset: str) -> set[str]:
+        """Return the paths of the files that the snapshots of this moment, or older ones, see."""
+        with self._changing:
+            return {file.path for index in self._shown[dataset] for file in index}
+
     def _published(self) -> Published:
         hot = {name: store.state for name, store in self._stores.items()}
         files = {name: self._indexes[name].visible(state.base) for name, state in hot.items()}
+        for name, index in files.items():
+            self._shown[name].add(index)
         return Published(hot, files)
 
 

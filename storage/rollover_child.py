@@ -1,6 +1,6 @@
-"""The process that writes data files of the lake; ``child_process`` starts it.
+"""The process that writes and verifies data files of the lake; ``child_process`` starts it.
 
-It reads one task as JSON from stdin, writes the files, and answers with one line of JSON on stdout.
+It reads one task as JSON from stdin, does it, and answers with one line of JSON on stdout.
 It commits nothing: files that nobody commits are left-overs, and vacuum removes them. It runs at
 the lowest priority, and ends with the thread that started it.
 """
@@ -17,13 +17,14 @@ from typing import Final
 
 import numpy as np
 
-from storage.child_process import DONE, FAILED, FULL, JOIN, ROLL_OVER
+from storage.child_process import DONE, FAILED, FULL, JOIN, ROLL_OVER, SCRUB
 from storage.errors import LakeCorruptError, LakeError, LakeFullError, StorageError
 from storage.lake import layout
 from storage.lake.compaction import JoinTask, join
 from storage.lake.files import FileKind
 from storage.lake.layout import FileName
 from storage.lake.row_hash import MODULUS, combine, row_hash
+from storage.lake.scrub import ScrubTask, scrub
 from storage.lake.writer import WrittenFile, write_file
 from storage.ports import Disk, SystemDisk
 from storage.rollover_task import PartResult, PartTask, RolloverResult, RolloverTask
@@ -182,6 +183,9 @@ def _answer(text: str) -> str:
         return roll_over(RolloverTask.from_json(task), SystemDisk()).to_json()
     if kind == JOIN:
         return json.dumps(join(JoinTask.from_json(task), SystemDisk()).to_json())
+    if kind == SCRUB:
+        tasks = map(ScrubTask.from_json, content)
+        return json.dumps([report.to_json() for each in tasks for report in scrub(each)])
     raise LakeError(f"a child process knows no task {kind!r}")
 
 

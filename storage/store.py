@@ -13,7 +13,7 @@ from storage.adoption import adopt_from_lake
 from storage.appender import Appender
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
-from storage.child_process import roll_over
+from storage.child_process import join, roll_over, scrub
 from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
@@ -38,6 +38,8 @@ from storage.schemas import DATASETS, GAPS, QUARANTINE, SPOT_CHECKS
 from storage.segments import SegmentLine
 from storage.selection import SourcePolicy
 from storage.snapshot import Moment, Snapshot, dataset_named
+from storage.upkeep import Upkeep
+from storage.upkeep_parts import UpkeepConfig, UpkeepParts
 
 JOURNAL_BYTES_MAX: Final = 16 << 30
 """Journal files, unless told otherwise: a day of a million rows an hour takes a tenth of it."""
@@ -56,6 +58,7 @@ class StoreConfig:
         hot_window_us: How long rows stay in memory after they came, µs.
         journal_limit: Bytes of journal files beyond which those the lake has go before their time.
         lake: Directory of the lake's tables; None is ``lake`` beside the journal.
+        retention_us: How long the lake keeps rows, µs; None is for ever.
     """
 
     directory: Path
@@ -64,6 +67,7 @@ class StoreConfig:
     hot_window_us: int = HOUR
     journal_limit: int = JOURNAL_BYTES_MAX
     lake: Path | None = None
+    retention_us: int | None = None
 
     @property
     def lake_directory(self) -> Path:
@@ -137,7 +141,10 @@ class Store:
         self._ledger = _ledger(self._stores)
         adopt_from_lake(self._ledger, self._lake, self._publication.current)
         self._snapshots = itertools.count(1)
-        self.rollover = self._rollover(disk)
+        memory = HotMemory(self._stores, self._publication, self._appender, self._ledger, clock)
+        own_rows = OwnRows(self.open_stream, self.close_stream, self.producers.durable, clock.now)
+        self.rollover = self._rollover(memory, own_rows, disk)
+        self.upkeep = self._upkeep(memory, own_rows, disk)
         self._start(recovered)
 
     def __repr__(self) -> str:
@@ -234,12 +241,14 @@ class Store:
         """Make everything durable that was appended, and stop."""
         self._stopping.set()
         self.rollover.stop()
+        self.upkeep.stop()
         self._appender.stop()
         self._journal.stop()
         self.rollover.join()
+        self.upkeep.join()
         self._appender.fail_streams(StoreClosedError("the server is shutting down"))
 
-    def _rollover(self, disk: Disk) -> Rollover:
+    def _rollover(self, memory: HotMemory, own_rows: OwnRows, disk: Disk) -> Rollover:
         config, clock = self._config, self._clock
         return Rollover(
             RolloverConfig(config.lake_directory, config.hot_window_us, config.hot_memory_limit),
@@ -247,16 +256,22 @@ class Store:
                 tables=self.tables,
                 segments=self._segments,
                 journal=self._journal,
-                memory=HotMemory(
-                    self._stores, self._publication, self._appender, self._ledger, clock
-                ),
-                own_rows=OwnRows(
-                    self.open_stream, self.close_stream, self.producers.durable, clock.now
-                ),
+                memory=memory,
+                own_rows=own_rows,
                 expiry=JournalExpiry(self._segments, config.journal_limit, clock, disk),
                 write=roll_over,
             ),
             clock,
+            on_failure=self._fail,
+        )
+
+    def _upkeep(self, memory: HotMemory, own_rows: OwnRows, disk: Disk) -> Upkeep:
+        config = self._config
+        return Upkeep(
+            UpkeepConfig(config.lake_directory, config.hot_window_us, config.retention_us),
+            UpkeepParts(self.tables, memory, own_rows, join, scrub),
+            clock=self._clock,
+            disk=disk,
             on_failure=self._fail,
         )
 

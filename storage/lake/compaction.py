@@ -9,7 +9,7 @@ and stays on disk until vacuum finds that nobody can be reading it any more.
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from storage.errors import LakeCorruptError
@@ -67,7 +67,7 @@ class Joined:
         files: How many files became one.
         rows: How many rows it has.
         bytes_before: Of the files that were joined.
-        bytes: Of what they became.
+        bytes: Of what they became; None before that is done.
     """
 
     dataset: str
@@ -76,26 +76,32 @@ class Joined:
     files: int
     rows: int
     bytes_before: int
-    bytes: int
+    bytes: int | None
 
 
 Join = Callable[[JoinTask], WrittenFile]
 """Writes the file of a task: ``join``, or a child process that calls it."""
 
 
-def groups_to_join(index: FileIndex, dataset: Dataset) -> list[tuple[LakeFile, ...]]:
+def groups_to_join(
+    index: FileIndex, dataset: Dataset, until: int | None = None
+) -> list[tuple[LakeFile, ...]]:
     """Return the files that belong together, where there are several.
 
     Args:
         index: Files that every snapshot sees from now on: ``FileIndex.visible``.
         dataset: Whose they are.
+        until: Files with rows from this instant on are left out, µs; None leaves out none.
     """
     groups: dict[tuple[str, str, str], list[LakeFile]] = {}
     by_source = layout.has_one_source_a_file(dataset)
     for file in index:
-        if file.kind is not FileKind.BARS:  # which replace each other by themselves
-            source = (file.source or "") if by_source else ""
-            groups.setdefault((file.date, file.symbol or "", source), []).append(file)
+        if file.kind is FileKind.BARS:  # which replace each other by themselves
+            continue
+        if until is not None and file.last >= until:
+            continue
+        source = (file.source or "") if by_source else ""
+        groups.setdefault((file.date, file.symbol or "", source), []).append(file)
     return [
         tuple(sorted(files, key=lambda file: (file.end, file.part, file.path)))
         for _, files in sorted(groups.items())
@@ -124,19 +130,41 @@ def compact(
     """
     facts = table.ledger()
     for group in groups_to_join(table.index.visible(base), table.dataset):
-        task = task_for(table, group, facts)
-        written = join(task)
-        table.replace(group, [written], metadata={"joined": len(group)}, same_rows=True)
+        done = join_group(table, group, facts, join)
         shown(table)
-        yield Joined(
-            table.dataset.name,
-            group[0].symbol,
-            group[0].date,
-            len(group),
-            written.rows,
-            sum(file.bytes for file in group),
-            written.bytes,
-        )
+        yield done
+
+
+def join_group(
+    table: LakeTable, group: Sequence[LakeFile], facts: Mapping[str, WrittenFile], join: Join
+) -> Joined:
+    """Join the files of one group, in one commit.
+
+    Args:
+        table: Whose files they are.
+        group: One of ``groups_to_join``.
+        facts: What was committed about them.
+        join: Writes the file.
+
+    Raises:
+        LakeError: See ``compact``; the table is as it was, or has the joined file.
+    """
+    written = join(task_for(table, group, facts))
+    table.replace(group, [written], metadata={"joined": len(group)}, same_rows=True)
+    return replace(summary(table, group), bytes=written.bytes)
+
+
+def summary(table: LakeTable, group: Sequence[LakeFile]) -> Joined:
+    """Return what one of ``groups_to_join`` is, not joined yet."""
+    return Joined(
+        table.dataset.name,
+        group[0].symbol,
+        group[0].date,
+        len(group),
+        sum(file.rows for file in group),
+        sum(file.bytes for file in group),
+        None,
+    )
 
 
 def task_for(

@@ -18,6 +18,9 @@ LOG: Final = "_delta_log"
 METADATA: Final = "tickflight"
 """Key in a commit's metadata of what we say about it."""
 
+CHECKPOINTS_KEPT: Final = 2
+"""Newest checkpoints that stay: somebody may be reading the one before the newest."""
+
 _ENTRY: Final = re.compile(r"(\d{20})\.json")
 _LAST_CHECKPOINT: Final = "_last_checkpoint"
 _CHECKPOINT: Final = ".checkpoint"
@@ -52,6 +55,13 @@ class Log:
     def newest(self) -> int:
         """Return the newest version, -1 where there is none."""
         return max(self._versions(), default=-1)
+
+    def newest_whole(self) -> int:
+        """Return the newest version whose entry is whole, -1 where there is none."""
+        newest = self.newest()
+        while newest >= 0 and _is_torn(self._path(newest).read_bytes()):
+            newest -= 1
+        return newest
 
     def settle(self) -> None:
         """Make durable what a life that ended, or a commit that failed, has left in the log.
@@ -127,6 +137,14 @@ class Log:
             and not path.name.endswith((".parquet", ".torn"))
         ]
 
+    def old_checkpoints(self) -> list[Path]:
+        """Return all checkpoints but the newest ones, oldest first: nobody reads them any more."""
+        if not self._directory.is_dir():
+            return []
+        paths = [path for path in self._checkpoints() if path.name != _LAST_CHECKPOINT]
+        versions = sorted({_version_of(path) for path in paths})[:-CHECKPOINTS_KEPT]
+        return [path for path in paths if _version_of(path) in versions]
+
     def _versions(self) -> Iterator[int]:
         if self._directory.is_dir():
             for path in self._disk.list(self._directory):
@@ -142,6 +160,10 @@ class Log:
             for path in self._disk.list(self._directory)
             if _CHECKPOINT in path.name or path.name == _LAST_CHECKPOINT
         ]
+
+
+def _version_of(checkpoint: Path) -> str:
+    return checkpoint.name.partition(".")[0]
 
 
 def _lines(content: bytes) -> list[dict[str, Any]]:

@@ -126,6 +126,23 @@ class LakeTable:
             self._read()
             self._in_doubt = False
 
+    def peek(self) -> None:
+        """Read the table as it is on disk and change nothing, for whoever doesn't own it.
+
+        An entry of the log that was cut short is as good as not there.
+
+        Raises:
+            LakeCorruptError: The log can't be read.
+            LakeError: The disk refuses.
+        """
+        with self._changing, errors_as_ours(self.root):
+            newest = self._log.newest_whole()
+            try:
+                self._table = None if newest < 0 else DeltaTable(self.root, version=newest)
+            except DeltaError as error:
+                raise _unreadable(self.root, error) from error
+            self._read()
+
     def commit_part(
         self,
         part: int,
@@ -201,8 +218,11 @@ class LakeTable:
             return None if self._table is None else self._table.transaction_version(name)
 
     def came(self, file: LakeFile) -> int:
-        """Return when the newest row of a file of ``index`` came into the table, µs."""
-        return self._modified[file.path]
+        """Return when the newest row of a file came into the table, µs.
+
+        Of one that has left the table meanwhile: now.
+        """
+        return self._modified.get(file.path, time.time_ns() // 1_000)
 
     def parts(self, after: int = 0) -> list[PartRecord]:
         """Return what the commits of the parts above number ``after`` say, oldest first."""
@@ -239,11 +259,18 @@ class LakeTable:
     def removed_since(self, instant: int) -> set[str]:
         """Return the paths of files that were taken out at or after an instant, µs."""
         removed: set[str] = set()
-        for entry in self._log.newest_first():
-            if entry.committed < instant:
-                break
-            removed.update(entry.removed)
+        with self._changing, errors_as_ours(self.root):
+            self._settle()
+            for entry in self._log.newest_first():
+                if entry.committed < instant:
+                    break
+                removed.update(entry.removed)
         return removed
+
+    def left_over_of_log(self) -> list[Path]:
+        """Return files beside the log that nobody needs: of failed commits, and old checkpoints."""
+        with self._changing, errors_as_ours(self.root):
+            return [*self._log.left_over(), *self._log.old_checkpoints()]
 
     # Committing
 
@@ -373,8 +400,7 @@ class LakeTable:
         try:
             return DeltaTable(self.root)
         except DeltaError as error:
-            detail = f"the log can't be read: {str(error).partition(chr(10))[0]}"
-            raise LakeCorruptError(self.root / LOG, detail) from error
+            raise _unreadable(self.root, error) from error
 
     def _read(self) -> None:
         table = self._table
@@ -395,6 +421,11 @@ class LakeTable:
         self.part = table.transaction_version(PART) or 0
         self.position = table.transaction_version(POSITION) or 0
         self.epoch = table.transaction_version(EPOCH) or 0
+
+
+def _unreadable(root: Path, error: DeltaError) -> LakeCorruptError:
+    detail = f"the log can't be read: {str(error).partition(chr(10))[0]}"
+    return LakeCorruptError(root / LOG, detail)
 
 
 def _files(actions: pa.Table) -> Iterator[LakeFile]:

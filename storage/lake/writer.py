@@ -131,7 +131,7 @@ class FileWriter:
         self._file: BinaryIO | None = disk.create(self._temporary)
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
-        self._summary = _Summary(dataset, self._symbol)
+        self._summary = RowSummary(dataset, self._symbol)
 
     def write(self, rows: pa.Table) -> None:
         """Append rows that come after those before."""
@@ -158,7 +158,7 @@ class FileWriter:
         self._file.close()
         self._disk.sync(self._temporary)
         expected = self._summary
-        found = _read_back(self._temporary, self._dataset, self._symbol)
+        found = summary_of(self._temporary, self._dataset, self._symbol)
         if (found.rows, found.row_hash) != (expected.rows, expected.row_hash):
             raise LakeCorruptError(self._target, "what was read back is not what was written")
         written = WrittenFile(
@@ -196,8 +196,8 @@ class FileWriter:
         self._waiting = [rows.slice(count)] if count < rows.num_rows else []
 
 
-class _Summary:
-    """What some rows are, whatever file they are in."""
+class RowSummary:
+    """What some rows are, whatever file they are in: how many, their hash and their reach."""
 
     def __init__(self, dataset: Dataset, symbol: str | None) -> None:
         self.rows = 0
@@ -223,13 +223,19 @@ class _Summary:
             self._sources.update(rows["source"].unique().to_pylist())
 
 
-def _read_back(path: Path, dataset: Dataset, symbol: str | None) -> _Summary:
-    """Read a whole file, verifying the checksum of every page.
+def summary_of(path: Path, dataset: Dataset, symbol: str | None) -> "RowSummary":
+    """Read a whole data file, verifying the checksum of every page; return what its rows are.
+
+    Args:
+        path: The file.
+        dataset: Whose rows they are.
+        symbol: The symbol of its partition.
 
     Raises:
         LakeCorruptError: A page is not what was written.
+        LakeError: It can't be read.
     """
-    summary = _Summary(dataset, symbol)
+    summary = RowSummary(dataset, symbol)
     for rows in verified_rows(path, dataset):
         summary.add(rows)
     return summary
