@@ -14,12 +14,16 @@ from flight_server.door import Door
 from flight_server.errors import InvalidArgumentError, LimitError, NotFoundError
 from flight_server.files import FileRegistry
 from flight_server.identity import Identity, Scope
+from flight_server.lake_actions import LakeActions, UpkeepOrder, VerifyOrder
 from flight_server.status import StatusBoard, rollover_fields
 from storage.schemas import DATASETS
 from storage.store import Store
 
 BODY_BYTES_MAX: Final = 1 << 20
 """Longest body of an action; pyarrow itself would take any."""
+
+
+Handler = Callable[[bytes, Identity], dict[str, Any]]
 
 
 class _Body(BaseModel):
@@ -64,14 +68,40 @@ class Actions:
         self._files = files
         self._board = board
         self._door = door
-        self._actions: Mapping[str, tuple[str, Callable[[bytes, Identity], dict[str, Any]]]] = {
+        self._lake = LakeActions(store)
+        self._actions: Mapping[str, tuple[str, Handler]] = {
             "status": ("How the service is doing.", self._status),
             "symbols": ("Which symbols have rows, and how far they reach.", self._symbols),
             "coverage": ("How complete a slice is.", self._coverage),
             "gaps": ("Which rows are missing, and why.", self._gaps),
             "rollover": ("Bring finished journal files into the lake now.", self._roll_over),
+            **self._of_lake(self._lake),
             "files.register": ("Give a file to be imported its number.", self._register_file),
             "files.complete": ("Record that a file is imported whole.", self._complete_file),
+        }
+
+    def _of_lake(self, lake: LakeActions) -> Mapping[str, tuple[str, Handler]]:
+        return {
+            "lake.status": (
+                "How the lake is doing.",
+                self._lake_status,
+            ),
+            "compact": (
+                "Join the lake's files of past dates now.",
+                lambda body, caller: lake.compact(_parse(UpkeepOrder, body), caller),
+            ),
+            "retain": (
+                "Drop the lake's dates whose time is over now.",
+                lambda body, caller: lake.retain(_parse(UpkeepOrder, body), caller),
+            ),
+            "vacuum": (
+                "Remove files of the lake that nobody needs now.",
+                lambda body, caller: lake.vacuum(_parse(UpkeepOrder, body), caller),
+            ),
+            "verify": (
+                "Compare a slice of the lake with what was committed.",
+                lambda body, caller: lake.verify(_parse(VerifyOrder, body), caller),
+            ),
         }
 
     def types(self) -> list[flight.ActionType]:
@@ -125,6 +155,10 @@ class Actions:
         caller.require(Scope.ADMIN)
         last = self._store.rollover.begin(everything=_parse(RollOver, body).everything)
         return {"last": last} | rollover_fields(self._store.rollover.status)
+
+    def _lake_status(self, body: bytes, caller: Identity) -> dict[str, Any]:
+        _parse(Nothing, body)
+        return self._lake.status(caller)
 
     def _register_file(self, body: bytes, caller: Identity) -> dict[str, Any]:
         caller.require(Scope.WRITE)

@@ -8,7 +8,8 @@ FlightServiceError
 │   ├── InvalidArgumentError    a value can't be taken as it is        → FlightServerError
 │   │   └── InvalidTicketError  a ticket can't be read                 → FlightServerError
 │   ├── NotFoundError           what was named does not exist          → FlightServerError
-│   └── LimitError              the answer or request is too large     → FlightServerError
+│   ├── LimitError              the answer or request is too large     → FlightServerError
+│   └── LakeFailedError         the disk's; what was ordered failed    → FlightServerError
 ├── AddressError                the operator's: the address is taken or not ours to listen on
 └── ControlStoreError           the disk's: keys or files can't be read or written; clients are
                                 told "internal error" and an id to look up in the log
@@ -149,6 +150,13 @@ class LimitError(RequestError):
     """The request, or the answer to it, is larger than the server allows."""
 
     code = "limit"
+
+
+@final
+class LakeFailedError(RequestError):
+    """Upkeep of the lake failed: told whole, for only administrators order it."""
+
+    code = "internal"
 
 
 @final

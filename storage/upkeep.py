@@ -13,6 +13,7 @@ begun again. A task that fails is told in ``status`` and tried again; others go 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, takewhile
 from typing import Final
 
 from storage.errors import LakeError, LakeFullError, StoreClosedError
@@ -44,11 +45,14 @@ SLICES: Final = 168
 """Slices that the lake is verified in: a week of hours."""
 SLICE_BYTES_MIN: Final = 256 << 20
 """Bytes of a slice, at least: a few seconds of a process of the lowest priority."""
+SLICE_FILES_MIN: Final = 512
+"""Files of a slice, at least: small ones take a millisecond each."""
 RETRY_SECONDS: Final = 600.0
 """How long after a failure the next attempt is made."""
 FAILURES_MAX: Final = 8
 """Groups that may fail to be joined in one go: then it is the disk, and not a file."""
 ALONE_POLL_SECONDS: Final = 0.2
+"""How late whoever waits for a task to end notices that the store is shutting down."""
 
 
 class Upkeep:
@@ -323,29 +327,32 @@ class Upkeep:
     # Verification
 
     def _verify_slice(self, before: int | None, dataset: str | None) -> Verification:
-        due = [file for file in self._by_age(dataset) if before is None or file[0] < before]
+        began = self._clock.now()
+        due = [
+            (table, file)
+            for table, file in self._by_age(dataset)
+            if before is None or self._verified.read_at(table.dataset.name, file.path) < before
+        ]
+        files = self._slice([file for _, file in due])
         chosen: dict[str, list[str]] = {}
-        total = sum(file.bytes for table in self._tables(None) for file in table.index)
-        room = max(SLICE_BYTES_MIN, total // SLICES)
-        count = 0
-        for _, _, name, file in due:
-            if room <= 0:
-                break
-            chosen.setdefault(name, []).append(file.path)
-            room -= file.bytes
-            count += 1
+        for table, file in due[: len(files)]:
+            chosen.setdefault(table.dataset.name, []).append(file.path)
         lake = str(self._config.lake)
         tasks = [ScrubTask(lake, name, tuple(paths)) for name, paths in chosen.items()]
-        return Verification(tuple(self._verify(tasks)), len(due) - count)
+        return Verification(began, tuple(self._verify(tasks)), len(due) - len(files))
 
-    def _by_age(self, dataset: str | None) -> list[tuple[int, int, str, LakeFile]]:
-        """Return all files, with when they were read whole last, the oldest first."""
-        files = [
-            (self._read_at(table, file), file.first, table.dataset.name, file)
-            for table in self._tables(dataset)
-            for file in table.index
-        ]
-        return sorted(files, key=lambda one: (*one[:3], one[3].path))
+    def _slice(self, due: Sequence[LakeFile]) -> Sequence[LakeFile]:
+        """Return so many of the first files that all slices of a week are the whole lake."""
+        live = [file for table in self._tables(None) for file in table.index]
+        room = max(SLICE_BYTES_MIN, sum(file.bytes for file in live) // SLICES)
+        most = max(SLICE_FILES_MIN, len(live) // SLICES)
+        ends = takewhile(lambda end: end < room, accumulate(file.bytes for file in due))
+        return due[: min(most, sum(1 for _ in ends) + 1)]
+
+    def _by_age(self, dataset: str | None) -> list[tuple[LakeTable, LakeFile]]:
+        """Return all files, first those that were not read for longest."""
+        files = [(table, file) for table in self._tables(dataset) for file in table.index]
+        return sorted(files, key=lambda one: (self._read_at(*one), one[1].first, one[1].path))
 
     def _read_at(self, table: LakeTable, file: LakeFile) -> int:
         """Return when a file was read whole last: whoever wrote it has read it back."""

@@ -91,9 +91,11 @@ class Verification:
     """What one slice of a verification found.
 
     Attributes:
+        began: When it began, µs.
         reports: Of each file that was read.
         left: Files that are still to be read.
     """
 
+    began: int
     reports: tuple[FileReport, ...]
     left: int

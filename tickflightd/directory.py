@@ -56,6 +56,18 @@ def owned(directory: Path, lock: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_owned(directory: Path, lock: str) -> bool:
+    """Whether a process owns ``directory`` for a purpose right now; changes nothing."""
+    try:
+        descriptor = os.open(directory / lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

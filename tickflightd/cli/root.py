@@ -8,6 +8,7 @@ from tickflightd.cli.doctor import doctor
 from tickflightd.cli.imports import imports
 from tickflightd.cli.journal import journal
 from tickflightd.cli.keys import keys
+from tickflightd.cli.lake import lake
 from tickflightd.cli.rollover import rollover
 from tickflightd.cli.shared import Command, Commands, load_settings
 
@@ -32,6 +33,7 @@ main.add_command(imports)
 main.add_command(journal)
 main.add_command(keys)
 main.add_command(rollover)
+main.add_command(lake)
 
 
 @main.command()
