@@ -64,6 +64,7 @@ class FlightConfig:
         version: Of the service, for ``status``.
         journal_limit_bytes: Journal files beyond which those the lake has are removed early.
         lake_directory: Where the lake's tables are; ``None`` is ``lake`` in ``data_directory``.
+        retention_us: How long the lake keeps rows, µs; ``None`` is for ever.
         tls: What to encrypt with; ``None`` is in the clear.
     """
 
@@ -75,6 +76,7 @@ class FlightConfig:
     version: str
     journal_limit_bytes: int = JOURNAL_BYTES_MAX
     lake_directory: Path | None = None
+    retention_us: int | None = None
     tls: TlsPair | None = None
 
 
@@ -126,6 +128,7 @@ class FlightService:
                 hot_window_us=config.hot_window_us,
                 journal_limit=config.journal_limit_bytes,
                 lake=config.lake_directory,
+                retention_us=config.retention_us,
             ),
             clock=clock,
             disk=self._disk,
@@ -152,6 +155,7 @@ class FlightService:
         self._health = board.health
         self._health.start()
         store.rollover.start()
+        store.upkeep.start()
         downtime.start()
         self._downtime = downtime
         _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)

@@ -1,8 +1,8 @@
 """How the service is doing, as the ``status`` action tells it.
 
 Services are the server itself (``flight``), the parts of it that can be in trouble (``journal``,
-``memory``, ``clock``, ``rollover``), and whatever tells of itself in ``service_events``: the
-sources, and roles their supervisor had to restart. States:
+``memory``, ``clock``, ``rollover``, ``lake``), and whatever tells of itself in ``service_events``:
+the sources, and roles their supervisor had to restart. States:
 
 running       all is well
 degraded      it works, and ``detail`` says what is wrong; ``since`` is when that began
@@ -30,6 +30,7 @@ OWN_PREFIX: Final = "tickflightd:"
 DEGRADED: Final = "degraded"
 FLIGHT: Final = "flight"
 ROLLOVER: Final = "rollover"
+LAKE: Final = "lake"
 _MIB: Final = 1 << 20
 
 
@@ -116,6 +117,7 @@ class StatusBoard:
             self._flight(troubles, told.pop(FLIGHT, None)),
             *(self._part(name, troubles.get(name), well) for name, well in parts.items()),
             self._rollover(told.pop(ROLLOVER, None)),
+            self._lake(told.pop(LAKE, None)),
             *(self._teller(name, one) for name, one in told.items()),
         ]
 
@@ -152,6 +154,11 @@ class StatusBoard:
         well = f"{status.unrolled_rows:,} rows of finished files are not in the lake yet"
         detail = status.detail or (well if status.unrolled else "")
         return ServiceStatus(ROLLOVER, status.state.value, status.since, detail, 0, error)
+
+    def _lake(self, told: Told | None) -> ServiceStatus:
+        health = self._store.upkeep.status
+        error = told.last_error if told else None
+        return ServiceStatus(LAKE, health.state.value, health.since, health.detail, 0, error)
 
     def _teller(self, name: str, told: Told) -> ServiceStatus:
         state, since, detail = told.state, told.since, told.detail

@@ -70,6 +70,7 @@ def flight_config(
         source_priority=settings.source_priority,
         version=version("tickflight-server"),
         lake_directory=settings.lake_directory,
+        retention_us=settings.retention,
         tls=None if certificate is None else TlsPair(certificate.chain, certificate.key),
     )
 

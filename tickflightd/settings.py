@@ -31,7 +31,6 @@ WITHOUT_EFFECT: Final = frozenset(
         "GEXBOT_BASE_URL",
         "GEXBOT_TICKERS",
         "REDIS_URL",
-        "RETENTION",
         "TT_REFRESH",
         "WEBHOOK_SECRET",
         "WEB_HOST",
@@ -40,6 +39,8 @@ WITHOUT_EFFECT: Final = frozenset(
 )
 """Names of the design this version does nothing with: setting one is told, but no mistake."""
 
+_RETENTION_MIN: Final = parse_duration("2d")
+"""Longer than the journal keeps rows, which would bring back what was dropped."""
 _BYTES_MAX: Final = 1 << 60
 """Beyond any disk."""
 
@@ -73,6 +74,13 @@ def _size(text: str) -> int:
     return parse_bytes(text, whole=_BYTES_MAX)
 
 
+def _retention(text: str) -> int:
+    kept = parse_duration(text)
+    if kept < _RETENTION_MIN:
+        raise ValueError("write 2d or more")
+    return kept
+
+
 def _lake(text: str) -> Path:
     parts = urlsplit(text)
     if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
@@ -98,6 +106,8 @@ Memory = Annotated[int, BeforeValidator(_memory)]
 """Bytes, written as ``2GiB`` or as a share of the machine's memory, ``30%``."""
 Size = Annotated[int, BeforeValidator(_size)]
 """Bytes, written as ``16GiB``."""
+Retention = Annotated[int, BeforeValidator(_retention)]
+"""Microseconds, written as ``366d``."""
 LakeUri = Annotated[Path, BeforeValidator(_lake)]
 Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_symbols)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
@@ -135,6 +145,7 @@ class Settings(BaseSettings):
     hot_memory_limit: Memory = Field(default_factory=lambda: _memory("30%"))
     journal_limit: Size = _size("16GiB")
     lake_uri: LakeUri | None = None
+    retention: Retention = parse_duration("366d")
 
     tt_secret: SecretStr | None = None
     gexbot_api_key: SecretStr | None = None

@@ -110,13 +110,18 @@ class Log:
         for path in self._checkpoints():
             self._disk.remove(path)
 
-    def newest_first(self) -> Iterator[Entry]:
+    def newest_first(self, newest: int | None = None) -> Iterator[Entry]:
         """Yield the commits, newest first.
+
+        Args:
+            newest: Version to begin with; None is the newest there is.
 
         Raises:
             LakeCorruptError: An entry is not what was written.
         """
         for version in sorted(self._versions(), reverse=True):
+            if newest is not None and version > newest:
+                continue
             path = self._path(version)
             try:
                 lines = _lines(path.read_bytes())

@@ -1,7 +1,8 @@
 """Scrub: every file of the lake is still what was committed.
 
-A file is read whole: its bytes are compared with their digest, then its pages with their checksums
-and its rows with their number and hash. All of these were committed with it, in the table's log.
+A file is read whole: its bytes are compared with their digest, and where that is right, its pages
+with their checksums and its rows with their number and hash. All of these were committed with it,
+in the table's log.
 Nothing here writes, so it may be done beside a running service, and without one.
 """
 
@@ -144,9 +145,9 @@ def damage_of(
         raise LakeError(f"{path}: {error}") from error
     if size != facts.bytes:
         return f"it has {size:,} bytes, and {facts.bytes:,} were committed"
-    wrong = None if digest == facts.digest else "its bytes are not those that were committed"
-    where = _wrong_rows(path, dataset, file, facts)
-    return f"{wrong}: {where}" if wrong and where else wrong or where
+    if digest != facts.digest:
+        return "its bytes are not those that were committed"
+    return _wrong_rows(path, dataset, file, facts)
 
 
 def _wrong_rows(path: Path, dataset: Dataset, file: LakeFile, facts: WrittenFile) -> str | None:

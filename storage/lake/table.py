@@ -247,8 +247,9 @@ class LakeTable:
     def ledger(self) -> dict[str, WrittenFile]:
         """Return what was committed about each file of ``index``, by path."""
         known: dict[str, WrittenFile] = {}
-        wanted = {file.path for file in self.index}
-        for entry in self._log.newest_first():
+        index = self.index
+        wanted = {file.path for file in index}
+        for entry in self._log.newest_first(index.version):
             for path, facts in entry.about.get("files", {}).items():
                 if path in wanted and path not in known:
                     known[path] = _written(path, facts)

@@ -249,10 +249,15 @@ def verified_rows(path: Path, dataset: Dataset) -> Iterator[pa.Table]:
         LakeError: It can't be read.
     """
     schema = layout.file_schema(dataset)
-    texts = [field.name for field in schema if field.name in dataset.dictionary]
     try:
+        footer = pq.read_metadata(path)
+        present = {footer.schema.column(at).path for at in range(footer.num_columns)}
         with pq.ParquetFile(
-            path, page_checksum_verification=True, read_dictionary=texts, pre_buffer=False
+            path,
+            metadata=footer,
+            page_checksum_verification=True,
+            read_dictionary=[name for name in dataset.dictionary if name in present],
+            pre_buffer=False,
         ) as file:
             _require_known(path, file.schema_arrow, schema)
             for group in range(file.num_row_groups):

@@ -62,10 +62,15 @@ class LakeLab(Lab):
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LakeLab]:
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no process of its own for anything: each takes a second to start."""
     monkeypatch.setattr(store_module, "roll_over", write_here)
     monkeypatch.setattr(store_module, "join", join_here)
     monkeypatch.setattr(store_module, "scrub", scrub_here)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, here: None) -> Iterator[LakeLab]:  # noqa: ARG001
     lab = LakeLab(tmp_path)
     yield lab
     lab.close_all()
