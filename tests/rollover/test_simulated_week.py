@@ -9,12 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.rollover.week import DAY, Market, PowerCutError, Trap, broken, no_space
 from tests.storage.conftest import HOUR
 
 ENDINGS: list[Callable[[], BaseException]] = [no_space, broken, PowerCutError]
+
+Work = Callable[[Market], None]
+WORK: st.SearchStrategy[Work] = st.sampled_from(
+    [Market.step, Market.step, Market.join_files, Market.drop_old, Market.clean_up]
+)
 
 
 class Week(RuleBasedStateMachine):
@@ -29,7 +40,7 @@ class Week(RuleBasedStateMachine):
     def trade(self, count: int, lateness: int) -> None:
         self.market.trade(count, lateness)
 
-    @rule(hours=st.sampled_from([0.1, 0.9, 1, 2, 25]))
+    @rule(hours=st.sampled_from([0.1, 0.9, 1, 2, 25, 50]))
     def time_passes(self, hours: float) -> None:
         self.market.clock.instant += int(hours * HOUR)
 
@@ -37,15 +48,22 @@ class Week(RuleBasedStateMachine):
     def the_file_ends(self) -> None:
         self.market.end_file()
 
-    @rule()
-    def it_rolls_over(self) -> None:
-        self.market.step()
+    @rule(work=WORK)
+    def it_is_kept_up(self, work: Work) -> None:
+        work(self.market)
 
-    @rule(trap=st.builds(Trap, st.integers(1, 60), st.sampled_from(ENDINGS), st.booleans()))
-    def it_rolls_over_on_a_bad_disk(self, trap: Trap) -> None:
+    @rule(
+        work=WORK,
+        trap=st.builds(Trap, st.integers(1, 60), st.sampled_from(ENDINGS), st.booleans()),
+    )
+    def it_is_kept_up_on_a_bad_disk(self, work: Work, trap: Trap) -> None:
         self.market.disk.trap = replace(trap)  # it counts down, and examples are shown again
-        self.market.step()
-        self.market.disk.trap = None
+        work(self.market)
+
+    @precondition(lambda self: len(self.market.kept) < 3)
+    @rule()
+    def somebody_keeps_a_snapshot(self) -> None:
+        self.market.keep_a_snapshot()
 
     @rule()
     def it_restarts(self) -> None:
@@ -62,7 +80,7 @@ class Week(RuleBasedStateMachine):
 
 SHORT = settings(max_examples=5, stateful_step_count=20, deadline=None)
 LONG = settings(
-    max_examples=400, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -89,10 +107,14 @@ def test_hours_with_a_fault_in_each_lose_nothing(tmp_path: Path, hours: int) -> 
         # A different call each hour, in a different way: the week walks through them all.
         market.disk.trap = Trap(1 + hour % 37, ENDINGS[hour % len(ENDINGS)], after=hour % 2 == 0)
         market.step()
-        market.disk.trap = None
         market.step()
+        if hour % 24 == 5:
+            for work in (Market.drop_old, Market.join_files, Market.clean_up):
+                market.disk.trap = Trap(1 + hour % 11, ENDINGS[hour % len(ENDINGS)])
+                work(market)
         if hour % 4 == 0:
             market.check()
+    market.join_files()
     market.check()
     assert market.store.rollover.status.unrolled == 0
     assert len(market.store.published.lake["ticks"])

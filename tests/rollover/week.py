@@ -1,5 +1,6 @@
 """A market of six symbols and two sources, a disk that fails when told, and what must show."""
 
+import datetime as dt
 import errno
 import random
 import threading
@@ -13,17 +14,26 @@ import pyarrow as pa
 
 from storage import rollover_child
 from storage.errors import StorageError
+from storage.lake import compaction
+from storage.lake.compaction import JoinTask
+from storage.lake.writer import WrittenFile
 from storage.ports import SystemDisk
-from storage.rollover_parts import Parts
 from storage.rollover_task import RolloverResult, RolloverTask
 from storage.selection import Selection, SourcePolicy
+from storage.snapshot import Snapshot
 from storage.store import Store, StoreConfig
 from tests.storage.conftest import FOREVER, HOUR, TurnedClock, send, ticks, until
+from tests.upkeep.conftest import this_morning
 
 SYMBOLS = ("MES", "MNQ", "NQ", "QQQ", "SPY", "VIX")
 SOURCES = ("tastytrade", "sierra")
 DAY = 24 * HOUR
+KEPT = 5 * DAY
+"""How long rows are kept."""
 LAKE = "lake"
+
+
+EVERYBODY = Selection(source="all")
 
 
 class PowerCutError(BaseException):
@@ -125,9 +135,10 @@ class Market:
     directory: Path
     seed: int = 0
     disk: LakeDisk = field(default_factory=LakeDisk)
-    clock: TurnedClock = field(default_factory=TurnedClock)
+    clock: TurnedClock = field(default_factory=this_morning)
     failures: list[BaseException] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    kept: list[tuple[Snapshot, list[Row]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -136,13 +147,15 @@ class Market:
         self.store = self._open()
 
     def _open(self) -> Store:
-        config = StoreConfig(self.directory, 1 << 40, SourcePolicy(SOURCES, HOUR))
+        policy = SourcePolicy(SOURCES, HOUR)
+        config = StoreConfig(self.directory, 1 << 40, policy, retention_us=KEPT)
         store = Store(config, clock=self.clock, disk=self.disk, on_failure=self.failures.append)
-        store.rollover._parts = _writing_here(store, self.disk)
+        _work_here(store, self.disk)
         return store
 
     def close(self) -> None:
         self.disk.trap = None
+        self.kept.clear()
         self.store.close()
         assert self.failures == []
 
@@ -180,33 +193,69 @@ class Market:
 
     def step(self) -> None:
         """Have the rollover do what is due; what fails is found to be no worse than before."""
+        self._survive(self.store.rollover.step)
+
+    def join_files(self) -> None:
+        """Have the files of past dates joined."""
+        self._survive(self.store.upkeep.compact)
+
+    def clean_up(self) -> None:
+        """Have files that nobody needs removed."""
+        self._survive(self.store.upkeep.vacuum)
+
+    def drop_old(self) -> None:
+        """Have dates dropped whose time is over; what was cut off in it is done again."""
+        due = {(one.symbol, one.date) for one in self.store.upkeep.expired("ticks")}
+        limit = (self.clock.instant - KEPT) // DAY
+        self._survive(self.store.upkeep.retain, halfway=True)
+        self.store.upkeep.retain()
+        gone = [row for row in self.rows if (row.symbol, date_of(row)) in due]
+        assert all(row.ts // DAY < limit for row in gone)
+        self.rows = [row for row in self.rows if (row.symbol, date_of(row)) not in due]
+
+    def keep_a_snapshot(self) -> None:
+        """Read later what is there now."""
+        self.kept.append((self.store.snapshot(), sorted(self.rows)))
+
+    def _survive(self, work: Callable[[], object], *, halfway: bool = False) -> None:
         try:
-            self.store.rollover.step()
+            work()
         except StorageError:
-            self.check()
+            if not halfway:
+                self.check()
         except PowerCutError:
             self.restart()
+        self.disk.trap = None
 
     # What must be true
 
     def check(self) -> None:
         """Every row is visible once, in order, and newest rows are the newest."""
-        snapshot = self.store.snapshot()
-        everyone = Selection(source="all")
-        expected = sorted(self.rows)
-        found = rows_in(list(snapshot.range("ticks", everyone, 0, FOREVER).batches))
-        assert found == expected
-        newest = rows_in(list(snapshot.latest("ticks", everyone, 3).batches))
+        snapshot, expected = self.store.snapshot(), sorted(self.rows)
+        for then, rows in [*self.kept, (snapshot, expected)]:
+            assert rows_in(list(then.range("ticks", EVERYBODY, 0, FOREVER).batches)) == rows
+        newest = rows_in(list(snapshot.latest("ticks", EVERYBODY, 3).batches))
         by_symbol = [[r for r in expected if r.symbol == symbol][-3:] for symbol in SYMBOLS]
         assert newest == sorted(row for rows in by_symbol for row in rows)
 
 
-def _writing_here(store: Store, disk: LakeDisk) -> Parts:
+def _work_here(store: Store, disk: LakeDisk) -> None:
+    """Have no process of its own for anything, and the same disk for all of it."""
+
     def write(task: RolloverTask, stop: threading.Event) -> RolloverResult:
         assert not stop.is_set()
         return rollover_child.roll_over(task, disk)
 
-    return replace(store.rollover._parts, write=write)
+    def join(task: JoinTask, stop: threading.Event) -> WrittenFile:
+        assert not stop.is_set()
+        return compaction.join(task, disk)
+
+    store.rollover._parts = replace(store.rollover._parts, write=write)
+    store.upkeep._parts = replace(store.upkeep._parts, join=join)
+
+
+def date_of(row: Row) -> str:
+    return str(dt.datetime.fromtimestamp(row.ts // 1_000_000, dt.UTC).date())
 
 
 def batch_of(rows: list[Row]) -> pa.RecordBatch:
