@@ -40,6 +40,8 @@ _NUMBERS: Final = (
     "sell_volume",
     "flags",
 )
+BAR_COLUMNS: Final = ("ts_event", "symbol", "source", *_NUMBERS)
+"""What longer bars are made of."""
 _NAME_BITS: Final = 21
 """Three names are packed into one int64: two million of them are more than a lake holds."""
 _NAME_MASK: Final = (1 << _NAME_BITS) - 1
@@ -68,15 +70,20 @@ class BarCodec:
         return Ticks(_values(instants), self._series(symbol, source), source, feed, *columns)
 
     def bars(self, batch: pa.RecordBatch) -> Bars:
-        """Read bars that come with all columns of the wire schema; their prices count."""
+        """Read bars that come with ``BAR_COLUMNS`` of the wire schema."""
         columns = {name: batch.column(name) for name in batch.schema.names}
         symbol, source = self._encode(columns["symbol"]), self._encode(columns["source"])
         numbers = {name: _values(columns[name]) for name in ("ts_event", *_NUMBERS)}
         start = numbers.pop("ts_event")
-        flags = numbers.pop("flags") & _FLAGS | _VALID
+        flags = numbers.pop("flags") & _FLAGS
         turnover = numbers.pop("vwap") * numbers["volume"]
         series = self._series(symbol, source)
         return Bars(start, start, series, source, turnover=turnover, flags=flags, **numbers)
+
+    def candles(self, batch: pa.RecordBatch) -> Bars:
+        """Read bars that somebody has told; their prices count, whatever made them."""
+        told = self.bars(batch)
+        return told._replace(flags=told.flags | _VALID)
 
     def batch(self, bars: Bars, grid: Grid) -> pa.RecordBatch:
         """Return bars in the wire schema, by time, symbol and source."""

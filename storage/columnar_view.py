@@ -16,7 +16,7 @@ from storage.ordering import reading_order, tied_rows
 from storage.runs import LOWEST, GrowingArray, Integers
 from storage.schemas import wire_projection
 from storage.selection import ALL_SOURCES, SourcePolicy, SymbolExtent
-from storage.speakers import DAY, Span
+from storage.speakers import DAY, HOUR, Interval, Span
 from storage.streams import Stream
 from storage.validation import Column
 
@@ -66,6 +66,18 @@ class ColumnarView:
         for lane in self._lanes(symbol):
             found[self._source(lane)].update(self._dates(lane, start, end))
         return found
+
+    def stretches(self, symbol: str, start: int, end: int) -> Iterator[Interval]:
+        """Yield where a symbol's rows lie: from the first to the last of each hour, end excluded.
+
+        Args:
+            symbol: The symbol.
+            start: µs since 1970.
+            end: Likewise, excluded.
+        """
+        for lane in self._lanes(symbol):
+            for run, count in self._runs(lane):
+                yield from self._stretches(run, count, start, end)
 
     def newest(self, symbol: str, source: str | None, limit: int, now: int) -> Integers:
         """Return where the newest ``limit`` rows of a symbol are, in total order.
@@ -251,6 +263,14 @@ class ColumnarView:
                 date = self._state.instant(run[left.at]) // DAY
                 yield date
                 after = (date + 1) * DAY
+
+    def _stretches(self, run: SortedRows, count: int, start: int, end: int) -> Iterator[Interval]:
+        instant = self._state.instant
+        while len(left := between(run, count, instant, start, end)):
+            first = instant(run[left.at])
+            start = (first // HOUR + 1) * HOUR
+            of_hour = between(run, count, instant, first, min(start, end))
+            yield first, instant(run[of_hour.stop - 1]) + 1
 
     def _runs(self, lane: Lane) -> list[tuple[SortedRows, int]]:
         """Return the runs that have visible rows, and how many."""

@@ -92,6 +92,43 @@ class JoinedColumns:
             found.update(*chosen)
         return sorted(found)
 
+    def speakers(self, symbol: str, source: str | None, start: int, end: int) -> list[Span]:
+        """Return who speaks for a symbol when; a source of None is all it has.
+
+        Args:
+            symbol: The symbol.
+            source: See ``Selection``.
+            start: µs since 1970.
+            end: Likewise, excluded.
+        """
+        if source is not None:
+            return asked_for(source, start, end)
+        extent = self.extent(symbol)
+        if extent is None or len(extent.sources) < 2:
+            return [Span(start, end, None)]
+
+        def holes(source: str, within: Interval) -> Sequence[Interval]:
+            return self._holes(symbol, source, within)
+
+        # Whole dates: who speaks for one must not depend on how much of it is asked for.
+        dates = self._dates(symbol, start, end)
+        return spoken(dates, self._policy, holes, start, end)
+
+    def changed(self, symbol: str, part: int, start: int, end: int) -> Iterator[Interval]:
+        """Yield where a symbol's rows may not be those that the lake had at one of its parts.
+
+        Args:
+            symbol: The symbol.
+            part: Number of the part.
+            start: µs since 1970.
+            end: Likewise, excluded.
+        """
+        yield 0, self._lake.index.retained_from
+        yield from self._hot.stretches(symbol, start, end)
+        for file in self._lake.index.of(symbol, start, end):
+            if file.part > part:
+                yield file.first, file.last + 1
+
     # Latest
 
     def _is_settled(self, symbol: str, hot: Integers, limit: int) -> bool:
@@ -124,26 +161,11 @@ class JoinedColumns:
 
     def _streams(self, symbols: Sequence[str], wanted: Slice) -> list[Stream]:
         source, start, end = wanted.selection.source, wanted.start, wanted.end
-        plan = {symbol: self._spans(symbol, source, start, end) for symbol in symbols}
+        plan = {symbol: self.speakers(symbol, source, start, end) for symbol in symbols}
         lake = (self._lake.streams(s, spans, wanted.bounds) for s, spans in plan.items())
         streams = list(chain.from_iterable(lake))
         hot = self._hot.stream(plan, narrow=wanted.selection.narrow)
         return streams if hot is None else [*streams, hot]
-
-    def _spans(self, symbol: str, source: str | None, start: int, end: int) -> list[Span]:
-        """Return who speaks for a symbol when."""
-        if source is not None:
-            return asked_for(source, start, end)
-        extent = self.extent(symbol)
-        if extent is None or len(extent.sources) < 2:
-            return [Span(start, end, None)]
-
-        def holes(source: str, within: Interval) -> Sequence[Interval]:
-            return self._holes(symbol, source, within)
-
-        # Whole dates: who speaks for one must not depend on how much of it is asked for.
-        dates = self._dates(symbol, start, end)
-        return spoken(dates, self._policy, holes, start, end)
 
     def _dates(self, symbol: str, start: int, end: int) -> dict[str, set[int]]:
         whole = start // DAY * DAY, -(-end // DAY) * DAY

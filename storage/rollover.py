@@ -66,12 +66,17 @@ class Rollover:
         # Number of the newest segment that the lake has, with all that must follow it.
         self._followed = parts.segments.begins_after
         self._followers: tuple[AfterPart, ...] = ()
+        self._first: list[Callable[[], None]] = []
         self._in_doubt: set[str] = set()  # tables that a failed commit may have changed
         self._thread = threading.Thread(target=self._run, name="rollover", daemon=True)
 
     def after_part(self, follow: AfterPart) -> None:
         """Have something done after each part, before its rows leave memory; before ``start``."""
         self._followers = (*self._followers, follow)
+
+    def first(self, do: Callable[[], None]) -> None:
+        """Have something done before the first part, again until it succeeds; before ``start``."""
+        self._first.append(do)
 
     def start(self) -> None:
         """Begin to roll over."""
@@ -144,6 +149,9 @@ class Rollover:
         Raises:
             StorageError: Something failed; nothing is lost, and it can be tried again.
         """
+        while self._first:
+            self._first[0]()
+            del self._first[0]
         self._end_the_hour()
         for segment in self._parts.segments:
             if self._stopping.is_set():

@@ -16,10 +16,11 @@ from storage.columnar_view import ColumnarView
 from storage.coverage import Coverage, coverage_of
 from storage.errors import InvalidDataError, RetentionError
 from storage.joined import Joined, JoinedBatches, JoinedColumns
+from storage.kept_bars import KeptBars
 from storage.lake.files import FileIndex
 from storage.lake.view import Lake
 from storage.ledger import Known
-from storage.schemas import DATASETS, Dataset, wire_projection
+from storage.schemas import BARS, DATASETS, TICKS, Dataset, wire_projection
 from storage.selection import Order, Selection, Slice, SourcePolicy, SymbolExtent
 from storage.speakers import DAY, Interval
 from storage.where import Where
@@ -111,7 +112,7 @@ class Snapshot:
         """
         if end < start:
             raise InvalidDataError("end lies before start", field="end")
-        self._check_retained(dataset, selection, start)
+        self.check_retained(dataset, selection, start)
         names = selection.columns_of(DATASETS[dataset])
         view = self._joined(dataset)
         if where is None:
@@ -129,7 +130,7 @@ class Snapshot:
             RetentionError: It starts where rows were dropped for their age.
             LakeCorruptError: A file is missing or damaged.
         """
-        self._check_retained(dataset, selection, start)
+        self.check_retained(dataset, selection, start)
         return self._joined(dataset).days(Slice(selection, start, end))
 
     def count(self, dataset: str, selection: Selection, start: int, end: int) -> int | None:
@@ -163,23 +164,47 @@ class Snapshot:
         found = ((symbol, view.extent(symbol)) for symbol in view.symbols())
         return {symbol: extent for symbol, extent in found if extent is not None}
 
+    def kept_bars(self, selection: Selection, start: int, end: int) -> KeptBars:
+        """Return the bars that the lake keeps, as far as they stand for their ticks; spans in µs.
+
+        Raises:
+            RetentionError: The span starts where ticks were dropped for their age.
+        """
+        self.check_retained(TICKS.name, selection, start)
+        kept = self._lake.view(BARS, self._moment.files[BARS.name].built)
+        hot, files = self._moment.hot[TICKS.name], self._moment.files[TICKS.name]
+        return KeptBars(self._joined_columns(TICKS, hot, files), kept, selection, start, end)
+
+    def told_bars(self) -> JoinedColumns:
+        """Return the bars that somebody has sent."""
+        return self._joined_columns(
+            BARS, self._moment.hot[BARS.name], self._moment.files[BARS.name].told
+        )
+
     def _joined(self, dataset: str) -> Joined:
         hot, files = self._moment.hot[dataset], self._moment.files[dataset]
-        lake = self._lake.view(DATASETS[dataset], files)
         if isinstance(hot, BatchedView):
-            return JoinedBatches(hot, lake)
+            return JoinedBatches(hot, self._lake.view(DATASETS[dataset], files))
+        return self._joined_columns(DATASETS[dataset], hot, files)
+
+    def _joined_columns(self, dataset: Dataset, hot: HotView, files: FileIndex) -> JoinedColumns:
+        assert isinstance(hot, ColumnarView)  # noqa: S101 - the registry says so
 
         def holes(symbol: str, source: str, within: Interval) -> list[Interval]:
-            found = self.known.holes(dataset, symbol, within, source)
+            found = self.known.holes(dataset.name, symbol, within, source)
             return [(gap.start, within[1] if gap.end is None else gap.end) for gap in found]
 
+        lake = self._lake.view(dataset, files)
         return JoinedColumns(hot, lake, self._policy, holes)
 
-    def _check_retained(self, dataset: str, selection: Selection, start: int) -> None:
+    def check_retained(self, dataset: str, selection: Selection, start: int) -> None:
         """Refuse a range that begins where rows were dropped.
 
         One from 0 on asks for what there is. Rows that were imported again, or late, lie below the
         watermark and are answered: where they begin, so does what is kept.
+
+        Raises:
+            RetentionError: Rows after ``start`` were dropped for their age.
         """
         oldest = self._moment.files[dataset].retained_from
         if not 0 < start < oldest:

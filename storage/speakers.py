@@ -8,7 +8,8 @@ from typing import Final
 from storage.ports import MICROSECONDS
 from storage.selection import ALL_SOURCES, SourcePolicy
 
-DAY: Final = 86_400 * MICROSECONDS
+HOUR: Final = 3_600 * MICROSECONDS
+DAY: Final = 24 * HOUR
 
 Interval = tuple[int, int]
 """Instants in µs, end excluded."""

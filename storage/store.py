@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from storage.adoption import adopt_from_lake
 from storage.appender import Appender
+from storage.bars_keeper import BarsKeeper
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
 from storage.child_process import join, roll_over, scrub
@@ -34,7 +35,7 @@ from storage.published import Publication, Published
 from storage.recovery import InLake, Recovered, recover
 from storage.rollover import HOLD_BACK_RATIO, Rollover
 from storage.rollover_parts import Parts, RolloverConfig
-from storage.schemas import DATASETS, GAPS, QUARANTINE, SPOT_CHECKS
+from storage.schemas import BARS, DATASETS, GAPS, QUARANTINE, SPOT_CHECKS, TICKS
 from storage.segments import SegmentLine
 from storage.selection import SourcePolicy
 from storage.snapshot import Moment, Snapshot, dataset_named
@@ -145,6 +146,7 @@ class Store:
         own_rows = OwnRows(self.open_stream, self.close_stream, self.producers.durable, clock.now)
         self.rollover = self._rollover(memory, own_rows, disk)
         self.upkeep = self._upkeep(memory, own_rows, disk)
+        self._keep_bars(memory, disk)
         self._start(recovered)
 
     def __repr__(self) -> str:
@@ -274,6 +276,13 @@ class Store:
             disk=disk,
             on_failure=self._fail,
         )
+
+    def _keep_bars(self, memory: HotMemory, disk: Disk) -> None:
+        """Have bars follow the ticks of the lake, before these leave memory."""
+        ticks, bars = self.tables[TICKS.name], self.tables[BARS.name]
+        keeper = BarsKeeper(ticks, bars, self._lake, disk, memory.show, self._stopping)
+        self.rollover.first(keeper.catch_up)
+        self.rollover.after_part(keeper.after_part)
 
     def _start(self, recovered: Recovered) -> None:
         arrival = max(recovered.arrival, self._clock.now())

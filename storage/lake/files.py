@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -63,14 +63,21 @@ class FileIndex:
         version: Version of the Delta table.
         files: All its data files.
         retained_from: Instant that retention has moved up to: older rows were dropped, µs.
+        follows: Of bars, the newest part of ticks that they are made of.
     """
 
     def __init__(
-        self, version: int, files: Iterable[LakeFile] = (), *, retained_from: int = 0
+        self,
+        version: int,
+        files: Iterable[LakeFile] = (),
+        *,
+        retained_from: int = 0,
+        follows: int = 0,
     ) -> None:
         self.version = version
         self.files = tuple(files)
         self.retained_from = retained_from
+        self.follows = follows
 
     def __repr__(self) -> str:
         return f"<FileIndex version {self.version}, {len(self.files)} files>"
@@ -83,10 +90,17 @@ class FileIndex:
 
     def visible(self, base: int) -> "FileIndex":
         """Return the files whose rows all lie below the position ``base``."""
-        seen = [file for file in self.files if file.end <= base]
-        if len(seen) == len(self.files):
-            return self
-        return FileIndex(self.version, seen, retained_from=self.retained_from)
+        return self._with([file for file in self.files if file.end <= base])
+
+    @cached_property
+    def built(self) -> "FileIndex":
+        """The files of bars that were built from the ticks of the lake."""
+        return self._with([file for file in self.files if file.kind is FileKind.BARS])
+
+    @cached_property
+    def told(self) -> "FileIndex":
+        """The files whose rows somebody has sent."""
+        return self._with([file for file in self.files if file.kind is not FileKind.BARS])
 
     def of(self, symbol: str | None, start: int, end: int) -> tuple[LakeFile, ...]:
         """Return the files that may hold rows with ``start <= ts_event < end``, oldest first.
@@ -122,6 +136,13 @@ class FileIndex:
         """Return how far the rows of a symbol's files reach, None where it has none."""
         spans = self._by_symbol.get(symbol)
         return None if spans is None else spans.extent
+
+    def _with(self, files: Sequence[LakeFile]) -> "FileIndex":
+        if len(files) == len(self.files):
+            return self
+        return FileIndex(
+            self.version, files, retained_from=self.retained_from, follows=self.follows
+        )
 
     @cached_property
     def _by_symbol(self) -> Mapping[str, "_Spans"]:

@@ -47,6 +47,8 @@ EPOCH: Final = "tickflight.epoch"
 """Application transaction: the life of the server that wrote the newest part's rows."""
 RETENTION: Final = "tickflight.retention"
 """Application transaction: days since 1970 below which rows were dropped."""
+TICKS_PART: Final = "tickflight.ticks_part"
+"""Application transaction of the table of bars: the newest part of ticks they are made of."""
 CHECKPOINT_COMMITS: Final = 64
 """Commits between checkpoints: reading as many entries of a log takes some 20 ms."""
 
@@ -418,7 +420,12 @@ class LakeTable:
             )
         )
         days = table.transaction_version(RETENTION) or 0
-        self.index = FileIndex(table.version(), files, retained_from=days * layout.DAY_US)
+        self.index = FileIndex(
+            table.version(),
+            files,
+            retained_from=days * layout.DAY_US,
+            follows=table.transaction_version(TICKS_PART) or 0,
+        )
         self.part = table.transaction_version(PART) or 0
         self.position = table.transaction_version(POSITION) or 0
         self.epoch = table.transaction_version(EPOCH) or 0
