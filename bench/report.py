@@ -51,6 +51,9 @@ compete with the server.
   a server that counts and forgets, keeps nothing.
 - **latest**: calls take turns with the floor's, so both see the same disturbances.
 - **range**: the floor reads a zstd Parquet file of the same rows and streams it.
+- **year**: the floor reads one zstd Parquet file of the same rows and streams it; the service reads
+  a file a day, or a month of bars, and checks every page. `peak mib more` is what the server's
+  memory grew by while a year of ticks went out.
 - **restart**: from the start of the command to `ready`; the floor is a start without any rows plus
   the time SQLite takes to hand out the same records. `lost` counts acknowledged rows that are not
   there: anything but 0 is a bug.
