@@ -152,7 +152,7 @@ class Upkeep:
             LakeError: The disk refuses.
         """
         with self._alone():
-            return [file for table in self._tables(dataset) for file in self._left_over(table)]
+            return [file for table in self._settled(dataset) for file in self._left_over(table)]
 
     def vacuum(self, dataset: str | None = None) -> list[LeftOver]:
         """Remove files that nobody needs, of one table or all; returns what is gone.
@@ -240,6 +240,14 @@ class Upkeep:
         tables = self._parts.tables
         return list(tables.values()) if dataset is None else [tables[dataset]]
 
+    def _settled(self, dataset: str | None) -> Iterator[LakeTable]:
+        """Yield tables as they are on disk, whatever an earlier failure has left in doubt."""
+        for table in self._tables(dataset):
+            self._require_running()
+            table.settle()
+            self._parts.readers.show(table)
+            yield table
+
     # Compaction
 
     def _groups(self, table: LakeTable) -> list[tuple[LakeFile, ...]]:
@@ -255,7 +263,7 @@ class Upkeep:
     def _compact(self, dataset: str | None) -> list[Joined]:
         done: list[Joined] = []
         failures: list[LakeError] = []
-        for table in self._tables(dataset):
+        for table in self._settled(dataset):
             groups = self._groups(table)
             facts = table.ledger() if groups else {}
             for group in groups:
@@ -295,8 +303,7 @@ class Upkeep:
 
     def _retain(self, dataset: str | None) -> list[Dropped]:
         dropped: list[Dropped] = []
-        for table in self._tables(dataset):
-            self._require_running()
+        for table in self._settled(dataset):
             groups = self._expired(table)
             if not groups or self._config.retention_us is None:
                 continue
@@ -312,15 +319,13 @@ class Upkeep:
     # Vacuum
 
     def _left_over(self, table: LakeTable) -> list[LeftOver]:
-        self._parts.readers.show(table)
         in_use = self._parts.readers.in_use(table.dataset.name)
         delay = max(self._config.vacuum_delay_us, vacuum.DELAY_US_MIN)
         return vacuum.left_over(table, in_use, self._clock.now() - delay)
 
     def _vacuum(self, dataset: str | None) -> list[LeftOver]:
         removed: list[LeftOver] = []
-        for table in self._tables(dataset):
-            self._require_running()
+        for table in self._settled(dataset):
             removed.extend(vacuum.remove(table.root, self._left_over(table), self._disk))
         return removed
 

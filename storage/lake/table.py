@@ -128,6 +128,15 @@ class LakeTable:
             self._read()
             self._in_doubt = False
 
+    def settle(self) -> None:
+        """Read the table again where a commit has failed: whether it took place is known then.
+
+        Raises:
+            LakeError: See ``refresh``.
+        """
+        with self._changing:
+            self._settle()
+
     def peek(self) -> None:
         """Read the table as it is on disk and change nothing, for whoever doesn't own it.
 
