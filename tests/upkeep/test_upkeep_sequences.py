@@ -6,11 +6,12 @@ in memory still, and which have left memory; so it can say what retention may ta
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import duckdb
 import polars as pl
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from storage import store as store_module
 from storage.errors import LakeError
 from storage.lake import retention, vacuum
+from storage.lake import table as table_module
 from storage.lake.compaction import JoinTask, join
 from storage.lake.table import LakeTable
 from storage.lake.writer import WrittenFile
@@ -31,6 +33,8 @@ from storage.store import Store, StoreConfig
 from tests.lake.lake_making import FailingDisk, opened, tick_table, with_parts, written
 from tests.storage.conftest import HOUR, NOON, send, until
 from tests.upkeep.conftest import DAY, KEPT, LakeLab, dated, sequences
+
+MINUTE = HOUR // 60
 
 
 class MoodyDisk(SystemDisk):
@@ -84,6 +88,11 @@ class Row:
     date: int
     symbol: str
 
+    @property
+    def partition(self) -> tuple[int, str]:
+        """What goes as a whole."""
+        return self.date, self.symbol
+
 
 @dataclass
 class Life:
@@ -92,11 +101,12 @@ class Life:
     lab: LakeLab
     disk: MoodyDisk
     store: Store
-    began: int = field(default_factory=lambda: time.time_ns() // 1_000)
     journal: set[Row] = field(default_factory=set)
-    rolled: set[Row] = field(default_factory=set)
+    rolled: dict[Row, int] = field(default_factory=dict)  # with when their segment ended, µs
+    came: dict[Row, int] = field(default_factory=dict)  # into the lake, µs
     left: set[Row] = field(default_factory=set)
     sent: int = 0
+    arrival: int = 0
 
     def send(self, days: int, rows: int) -> None:
         symbol = ("MNQ", "SPY")[rows % 2]
@@ -105,20 +115,23 @@ class Life:
         send(self.store, dated(at, *numbers, symbol=symbol))
         self.journal |= {Row(number, at // DAY, symbol) for number in numbers}
         self.sent += rows
+        self.arrival = self.lab.clock.instant
 
     def roll(self) -> None:
         number = self.store._journal.roll()
         until(lambda: self.store._segments.newest >= number)
         self.store.rollover.step()
-        self.rolled |= self.journal
+        self.rolled |= dict.fromkeys(self.journal, self.arrival)
+        self.came |= dict.fromkeys(self.journal, self.lab.clock.instant)
         self.journal.clear()
 
-    def wait(self, hours: int) -> None:
+    def wait(self, minutes: int) -> None:
         self.roll()  # the hour ends, and all hours that follow
-        self.lab.clock.instant += hours * HOUR
+        self.lab.clock.instant += minutes * MINUTE
         self.store.rollover.step()
-        self.left |= self.rolled
-        self.rolled.clear()
+        over = self.lab.clock.instant - HOUR
+        self.left |= {row for row, arrival in self.rolled.items() if arrival <= over}
+        self.rolled = {row: at for row, at in self.rolled.items() if row not in self.left}
 
     def compact(self) -> None:
         self.store.upkeep.compact("ticks")
@@ -126,12 +139,8 @@ class Life:
     def retain(self) -> None:
         self.store.upkeep.retain("ticks")
         cutoff = self.lab.clock.instant - KEPT
-        if cutoff <= time.time_ns() // 1_000:
-            return  # all of it came later
-        held = {(row.date, row.symbol) for row in self.rolled}
-        self.left = {
-            row for row in self.left if row.date >= cutoff // DAY or (row.date, row.symbol) in held
-        }
+        late = {row.partition for row in {*self.rolled} | self.left if self.came[row] >= cutoff}
+        self.left = {row for row in self.left if row.date >= cutoff // DAY or row.partition in late}
 
     def vacuum(self) -> None:
         self.store.upkeep.vacuum("ticks")
@@ -144,14 +153,13 @@ class Life:
         self.lab.close(self.store)
         self.store = opened_store(self.lab, self.disk)
         base = self.store._stores["ticks"].base
-        kept = {row for row in self.rolled if row.sequence > base}
-        self.left |= self.rolled - kept
-        self.rolled = kept
+        self.left |= {row for row in self.rolled if row.sequence <= base}
+        self.rolled = {row: at for row, at in self.rolled.items() if row not in self.left}
 
     def check(self) -> None:
-        everything = sorted(row.sequence for row in self.journal | self.rolled | self.left)
+        everything = sorted(row.sequence for row in self.journal | {*self.rolled} | self.left)
         assert sequences(self.store) == everything
-        in_lake = sorted(row.sequence for row in self.rolled | self.left)
+        in_lake = sorted(row.sequence for row in {*self.rolled} | self.left)
         assert read_by_others(self.store) == [in_lake] * 3
 
 
@@ -182,40 +190,53 @@ Step = tuple[str, tuple[int, ...], int]
 """What is done, with what, and at which call the disk fails; 0 is never."""
 
 DONE_BY_UPKEEP = ("compact", "retain", "vacuum")
+DAYS = (0, 1, 2, 40)
+"""How old rows are that are sent: of today, of yesterday, or too old to stay for long."""
+PAUSES = (30, 60, 24 * 60, 31 * 24 * 60)
+"""Minutes: half the hot window, all of it, a day, and longer than rows are kept."""
 steps = st.one_of(
-    st.tuples(st.just("send"), st.tuples(st.integers(0, 3), st.integers(1, 5)), st.just(0)),
+    st.tuples(st.just("send"), st.tuples(st.sampled_from(DAYS), st.integers(1, 5)), st.just(0)),
     st.tuples(st.just("roll"), st.just(()), st.just(0)),
-    st.tuples(st.just("wait"), st.tuples(st.sampled_from((1, 24, 24 * 31))), st.just(0)),
+    st.tuples(st.just("wait"), st.tuples(st.sampled_from(PAUSES)), st.just(0)),
     st.tuples(st.sampled_from(DONE_BY_UPKEEP), st.just(()), st.integers(0, 9)),
     st.tuples(st.sampled_from(("reopen", "verify")), st.just(()), st.just(0)),
 )
-EVERYTHING: list[Step] = [
-    *[(name, args, 0) for _ in range(3) for name, args in (("send", (1, 2)), ("roll", ()))],
-    ("compact", (), 0),
-    ("wait", (1,), 0),
-    ("send", (0, 3), 0),
+EVERYTHING: tuple[Step, ...] = (
+    # Of two parts one has left memory: they are not to be joined.
+    ("send", (1, 2), 0),
     ("roll", (), 0),
+    ("wait", (30,), 0),
+    ("send", (1, 4), 0),
+    ("roll", (), 0),
+    ("compact", (), 0),
+    ("wait", (30,), 0),
+    ("compact", (), 0),
+    ("wait", (60,), 0),
     ("compact", (), 3),
-    ("compact", (), 0),
     ("reopen", (), 0),
-    ("wait", (24,), 0),
-    ("send", (2, 2), 0),
+    ("wait", (24 * 60,), 0),
     ("vacuum", (), 1),
-    ("vacuum", (), 0),
-    ("verify", (), 0),
-    ("wait", (24 * 31,), 0),
-    ("retain", (), 1),
-    ("reopen", (), 0),
+    ("send", (2, 2), 0),
+    ("wait", (31 * 24 * 60,), 0),
+    # Of an old date one part came lately: none of the date is to go, nor what is in memory.
+    ("send", (40, 2), 0),
+    ("wait", (60,), 0),
     ("retain", (), 0),
-    ("wait", (24 * 31,), 0),
+    ("wait", (31 * 24 * 60,), 0),
+    ("send", (71, 2), 0),
+    ("roll", (), 0),
+    ("retain", (), 1),
     ("vacuum", (), 0),
-    ("compact", (), 0),
     ("reopen", (), 0),
+    ("wait", (31 * 24 * 60,), 0),
+    ("retain", (), 1),
+    ("vacuum", (), 0),
     ("verify", (), 0),
-]
+    ("reopen", (), 0),
+)
 
 
-def lived(directory: Path, todo: list[Step]) -> None:
+def lived(directory: Path, todo: Sequence[Step]) -> None:
     """Do some steps to a new store, and look after each whether all is right."""
     lab, disk = LakeLab(directory), MoodyDisk()
 
@@ -224,6 +245,8 @@ def lived(directory: Path, todo: list[Step]) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(store_module, "join", join_there)
+        clock = SimpleNamespace(time_ns=lambda: 1_000 * lab.clock.instant)
+        patched.setattr(table_module, "time", clock)
         life = Life(lab, disk, opened_store(lab, disk))
         for name, args, call in todo:
             with disk.failing(call):
