@@ -58,6 +58,26 @@ class Registration:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ImportedFile:
+    """A file that was imported whole.
+
+    Attributes:
+        number: Upper half of the ``sequence`` of its rows.
+        name: For people.
+        dataset: Where its rows are.
+        options: How it was imported.
+        rows: How many it has.
+    """
+
+    number: int
+    name: str
+    dataset: str
+    options: Mapping[str, Any]
+    rows: int
+
+
+@final
 class FileRegistry:
     """The files of ``directory/control.db``; safe to share between threads and processes.
 
@@ -117,6 +137,18 @@ class FileRegistry:
             )
         state = ImportState.NEW if known is None else row.state
         return Registration(row.number, state, json.loads(row.options), row.producer, row.rows)
+
+    def imported(self) -> list[ImportedFile]:
+        """Return the files that were imported whole, in the order of their numbers."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                "SELECT number, name, dataset, options, rows FROM files"
+                " WHERE rows IS NOT NULL ORDER BY number"
+            ).fetchall()
+        return [
+            ImportedFile(number, name, dataset, json.loads(options), rows)
+            for number, name, dataset, options, rows in found
+        ]
 
     def complete(self, digest: str, rows: int) -> None:
         """Record that the last row of a file is durable; a second time is fine.

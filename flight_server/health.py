@@ -47,6 +47,7 @@ class Vitals:
         broken: What the journal itself says is wrong.
         broken_since: Since when, µs.
         writing: Model ids with a stream open.
+        unsound: What spot-checks found wrong.
     """
 
     used: int
@@ -58,6 +59,7 @@ class Vitals:
     broken: str | None
     broken_since: int | None
     writing: frozenset[str]
+    unsound: str | None = None
 
 
 def memory_trouble(used: int, full: int) -> str | None:
@@ -122,6 +124,7 @@ class Health:
             self._note_writers(vitals.writing, now)
             self._note("memory", memory_trouble(vitals.used, vitals.full), now)
             self._note("clock", clock_trouble(vitals.arrival, now), now)
+            self._note("spot_checks", vitals.unsound, now)
             self._note_journal(vitals, now)
             return dict(self._troubles)
 

@@ -120,6 +120,8 @@ class QueryHistory:
     def note(self, call: Call) -> None:
         """Note a call that has ended."""
         caller = call.caller
+        if caller.is_server:
+            return
         with self._lock:
             used = self._usage.get(caller.key_id)
             if used is None:

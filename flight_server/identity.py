@@ -36,6 +36,7 @@ class Identity:
         symbols: What it may read; ``None`` is everything.
         expires_at: Instant from which it is refused; ``None`` is never.
         calls_per_second: How often it may call; ``None`` is as often as it likes.
+        is_server: Whether it is the server itself, whose calls are no queries of anybody.
     """
 
     key_id: str
@@ -44,6 +45,7 @@ class Identity:
     symbols: frozenset[str] | None
     expires_at: int | None
     calls_per_second: int | None = None
+    is_server: bool = False
 
     def require(self, scope: Scope) -> None:
         """Raise ``ScopeError`` unless the key has ``scope``."""

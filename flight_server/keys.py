@@ -91,6 +91,7 @@ class KeyStore:
         # the lock and after a look at the store, so none can outlive a change unnoticed.
         self._cache: dict[bytes, Identity] = {}
         self._cache_lock = threading.Lock()
+        self._own: dict[bytes, Identity] = {}
         self._seen_version: int | None = None
         self._recheck_at = clock.monotonic()
 
@@ -138,6 +139,13 @@ class KeyStore:
         )
         with self._database.write() as connection:
             return self._insert(connection, record)
+
+    def own(self, model_id: str, *, scopes: Collection[Scope]) -> str:
+        """Make a key that is known to this object alone, ends with it and is written nowhere."""
+        key_id, token = tokens.mint()
+        identity = Identity(key_id, model_id, frozenset(scopes), None, None, is_server=True)
+        self._own[self._digest(token)] = identity
+        return token
 
     def list(self) -> tuple[KeyRecord, ...]:
         """All keys, revoked and expired ones too, oldest first."""
@@ -201,7 +209,8 @@ class KeyStore:
                 self._drop_cache_if_changed()
         except ControlStoreError:
             return None
-        identity = self._cache.get(self._digest(token))
+        digest = self._digest(token)
+        identity = self._cache.get(digest) or self._own.get(digest)
         if identity is None or _has_expired(identity.expires_at, self._clock):
             return None
         return identity
@@ -221,7 +230,8 @@ class KeyStore:
         try:
             if self._clock.monotonic() >= self._recheck_at:
                 self._drop_cache_if_changed()
-            identity = self._cache.get(digest) or self._look_up(token, digest)
+            known = self._cache.get(digest) or self._own.get(digest)
+            identity = known or self._look_up(token, digest)
         except ControlStoreError as error:
             raise CredentialError(Refusal.UNCHECKED) from error
         if _has_expired(identity.expires_at, self._clock):

@@ -4,24 +4,29 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pyarrow as pa
 import structlog
 
+from flight_server import spot_checks
 from flight_server.actions import Actions
 from flight_server.auth import Authenticator
 from flight_server.calls import Calls
+from flight_server.check_tally import CheckTally
 from flight_server.door import Door
 from flight_server.downtime import DowntimeWatch
 from flight_server.errors import AddressError
 from flight_server.files import FileRegistry
 from flight_server.health import Health
 from flight_server.history import QueryHistory
+from flight_server.identity import Scope
 from flight_server.keys import KeyStore
 from flight_server.reads import Reads
 from flight_server.server import FlightRpcServer, Rooms
 from flight_server.sessions import SessionFile
+from flight_server.spot_checks import SpotChecker, Surroundings
 from flight_server.status import StatusBoard
 from flight_server.streams import (
     READ_STREAMS_MAX,
@@ -107,6 +112,7 @@ class FlightService:
         self._store: Store | None = None
         self._health: Health | None = None
         self._downtime: DowntimeWatch | None = None
+        self._checker: SpotChecker | None = None
         self._server: FlightRpcServer | None = None
 
     def start(self) -> None:
@@ -139,7 +145,10 @@ class FlightService:
         sessions = SessionFile(config.data_directory)
         downtime = DowntimeWatch(store, sessions, writes.datasets, clock)
         downtime.begin()  # before anything comes in: what is there was left by the last life
-        board = StatusBoard(store, writes, door.readers, door.authenticator, clock, config.version)
+        tally = CheckTally(clock)
+        board = StatusBoard(
+            store, writes, door.readers, door.authenticator, tally, clock, config.version
+        )
         rooms = Rooms(
             store=store,
             reads=Reads(store, door.readers, door.calls),
@@ -156,6 +165,10 @@ class FlightService:
         self._health.start()
         store.rollover.start()
         store.upkeep.start()
+        key = keys.own(spot_checks.MODEL, scopes=[Scope.READ_HISTORY, Scope.ADMIN])
+        around = Surroundings(store, config.data_directory / "journal", files, key, self.uri)
+        self._checker = SpotChecker(around, tally, clock, Random())  # noqa: S311 - no secret
+        self._checker.start()
         downtime.start()
         self._downtime = downtime
         _LOG.info("serving", uri=self.uri, epoch=store.epoch, recovered_rows=store.recovered_rows)
@@ -176,6 +189,8 @@ class FlightService:
         """
         if self._downtime is not None:
             self._downtime.stop()
+        if self._checker is not None:
+            self._checker.stop()
         if self._door is not None:
             if not self._door.drain(drain_seconds):
                 _LOG.warning("streams cut off", streams=self._door.streams)

@@ -1,8 +1,8 @@
 """How the service is doing, as the ``status`` action tells it.
 
 Services are the server itself (``flight``), the parts of it that can be in trouble (``journal``,
-``memory``, ``clock``, ``rollover``, ``lake``), and whatever tells of itself in ``service_events``:
-the sources, and roles their supervisor had to restart. States:
+``memory``, ``clock``, ``spot_checks``, ``rollover``, ``lake``), and whatever tells of itself in
+``service_events``: the sources, and roles their supervisor had to restart. States:
 
 running       all is well
 degraded      it works, and ``detail`` says what is wrong; ``since`` is when that began
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from flight_server.auth import Authenticator
+from flight_server.check_tally import CheckTally
 from flight_server.events import RUNNING, Failure, Told, tellings
 from flight_server.health import Health, Trouble, Vitals
 from flight_server.streams import StreamSlots
@@ -64,6 +65,7 @@ class StatusBoard:
         writes: Writes,
         slots: StreamSlots,
         authenticator: Authenticator,
+        checks: CheckTally,
         clock: Clock,
         version: str,
     ) -> None:
@@ -71,6 +73,7 @@ class StatusBoard:
         self._writes = writes
         self._slots = slots
         self._authenticator = authenticator
+        self._checks = checks
         self._version = version
         self.health = Health(clock, self._vitals)
 
@@ -85,6 +88,7 @@ class StatusBoard:
             "services": [asdict(service) for service in self._services()],
             "datasets": {name: asdict(size) for name, size in datasets.items() if size.rows},
             "memory": {"used": self._store.nbytes, "limit": self._store.memory_limit},
+            "spot_checks": self._checks.fields(),
             "rollover": rollover_fields(self._store.rollover.status),
             "journal": {
                 "commits": journal.commits,
@@ -107,12 +111,18 @@ class StatusBoard:
             broken=journal.degraded,
             broken_since=journal.degraded_since,
             writing=frozenset(self._writes.writing()),
+            unsound=self._checks.trouble,
         )
 
     def _services(self) -> list[ServiceStatus]:
         troubles = self.health.look()
         told = tellings(self._store.snapshot())
-        parts = {"journal": self._journal(), "memory": self._memory(), "clock": ""}
+        parts = {
+            "journal": self._journal(),
+            "memory": self._memory(),
+            "clock": "",
+            "spot_checks": self._checks.summary(),
+        }
         return [
             self._flight(troubles, told.pop(FLIGHT, None)),
             *(self._part(name, troubles.get(name), well) for name, well in parts.items()),

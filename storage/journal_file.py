@@ -15,7 +15,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -72,6 +72,9 @@ CREATE TABLE seal (records INTEGER NOT NULL, checksum BLOB NOT NULL);
 """
 _SEAL: Final = "INSERT INTO seal SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM seal)"
 _SELECT: Final = "SELECT * FROM records WHERE id > ? ORDER BY id LIMIT ?"
+_STRINGS: Final = (
+    "SELECT strings FROM records WHERE id <= ? AND dataset = ? AND strings <> '{}' ORDER BY id"
+)
 _INSERT: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -199,6 +202,29 @@ class JournalReader:
             return JournalCorruptError(self.path, record, detail)
         where = "" if place.path == self.path else f" (in its log {place.path.name})"
         return JournalCorruptError(self.path, record, detail + where, offset=place.offset)
+
+    def record(self, number: int) -> Record:
+        """Return one record, with all strings of its dataset that the file knows by then.
+
+        Raises:
+            JournalCorruptError: It is not what was written.
+            JournalError: The file can't be read.
+        """
+        with (
+            _mapped_errors(self.path),
+            closing(_connect_to_read(self.path, self._access)) as connection,
+        ):
+            row = connection.execute(_SELECT, (number - 1, 1)).fetchone()
+            if row is None or row[0] != number:
+                raise self._corrupt(number, "the record is missing")
+            if intact(self.header.number, row) is not Intact.ALL:
+                raise self._corrupt(number, "the checksum is wrong")
+            record = record_of(row)
+            strings: dict[str, list[str]] = {}
+            for (told,) in connection.execute(_STRINGS, (number, record.dataset)):
+                for column, values in json.loads(told).items():
+                    strings.setdefault(column, []).extend(values)
+        return replace(record, strings=strings)
 
     def newest(self) -> tuple[int, int]:
         """Return the number of the last record, and when it arrived, µs; 0 for both without one.

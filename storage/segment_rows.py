@@ -74,6 +74,18 @@ def read_segment(path: Path, spans: Mapping[str, tuple[int, int]]) -> dict[str, 
     return {name: loader.finish() for name, loader in loaders.items()}
 
 
+def record_rows(reader: JournalReader, record: Record) -> pa.Table:
+    """Return the rows of one record that ``JournalReader.record`` has returned.
+
+    Raises:
+        JournalCorruptError: They are no rows of its dataset.
+    """
+    end = record.position + record.rows
+    loader = _Loader(reader, DATASETS[record.dataset], record.position, end)
+    loader.add(record)
+    return loader.finish().take(slice(None))
+
+
 class _Loader:
     """Gathers one dataset's rows."""
 

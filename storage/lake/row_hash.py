@@ -11,7 +11,7 @@ of the ledger, so it must never change: not with a version, nor with a machine.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -41,15 +41,13 @@ def row_hash(rows: pa.Table | pa.RecordBatch, dataset: Dataset, symbol: str | No
         dataset: Whose rows they are.
         symbol: The symbol of all rows, where they have no such column.
     """
-    total = 0
-    batches = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
-    for batch in batches:
-        shared = 0
-        if symbol is not None and "symbol" not in batch.schema.names:
-            shared = int(_column("symbol", pa.array([symbol]))[0])
-        for start in range(0, batch.num_rows, BLOCK_ROWS):
-            total += _sum_of_rows(batch.slice(start, BLOCK_ROWS), dataset, np.uint64(shared))
-    return total % MODULUS
+    sums = (block.sum(dtype=np.uint64) for block in _blocks(rows, dataset, symbol))
+    return sum(map(int, sums)) % MODULUS
+
+
+def hashes(rows: pa.Table | pa.RecordBatch, dataset: Dataset, symbol: str | None = None) -> Hashes:
+    """Return the hash of each of some rows; see ``row_hash``."""
+    return np.concatenate([np.empty(0, np.uint64), *_blocks(rows, dataset, symbol)])
 
 
 def combine(hashes: Iterable[int]) -> int:
@@ -71,13 +69,24 @@ def from_text(text: str) -> int:
     return int(text, 16)
 
 
-def _sum_of_rows(batch: pa.RecordBatch, dataset: Dataset, shared: np.uint64) -> int:
+def _blocks(
+    rows: pa.Table | pa.RecordBatch, dataset: Dataset, symbol: str | None
+) -> Iterator[Hashes]:
+    for batch in rows.to_batches() if isinstance(rows, pa.Table) else [rows]:
+        shared = 0
+        if symbol is not None and "symbol" not in batch.schema.names:
+            shared = int(_column("symbol", pa.array([symbol]))[0])
+        for start in range(0, batch.num_rows, BLOCK_ROWS):
+            yield _of_rows(batch.slice(start, BLOCK_ROWS), dataset, np.uint64(shared))
+
+
+def _of_rows(batch: pa.RecordBatch, dataset: Dataset, shared: np.uint64) -> Hashes:
     values = np.full(batch.num_rows, shared, np.uint64)
     for name in dataset.schema.names:
         at = batch.schema.get_field_index(name)
         if at >= 0:
             values += _column(name, batch.column(at))
-    return int(_mixed(values).sum(dtype=np.uint64))
+    return _mixed(values)
 
 
 def _column(name: str, array: pa.Array) -> Hashes:

@@ -48,7 +48,8 @@ def test_a_source_that_was_killed_is_told_with_its_cause(tmp_path: Path) -> None
     ):
         first = status_when(client, lambda status: not status.troubled)
         names = [one.name for one in first.services]
-        assert names == ["flight", "journal", "memory", "clock", "rollover", "lake", "ingest.demo"]
+        parts = ["flight", "journal", "memory", "clock", "spot_checks", "rollover", "lake"]
+        assert names == [*parts, "ingest.demo"]
         assert service(first, "ingest.demo")["restarts"] == 0
 
         os.kill(running.roles()["ingest demo"], signal.SIGKILL)
