@@ -54,7 +54,8 @@ class KeptBars:
         start, end = self._span
         if not self._speakers:
             return [Stretch(start, end, is_kept=False)]
-        doubtful: list[Interval] = []
+        # Where bars were dropped for their age, ticks that came late may not have been.
+        doubtful: list[Interval] = [(0, self._kept.index.retained_from)]
         for symbol, spans in self._speakers.items():
             doubtful += self._ticks.changed(symbol, self._kept.index.follows, start, end)
             doubtful += _overlaps(spans)

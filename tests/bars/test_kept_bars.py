@@ -356,6 +356,16 @@ def test_dropped_ticks_take_their_bars_along(house: House) -> None:
         house.ask(span=(1, FOREVER))
 
 
+def test_bars_that_were_dropped_before_their_ticks_are_computed(house: House) -> None:
+    house.put([tick(0), tick(40 * 86_400, sequence=2)])
+    house.roll()
+    bars_table = house.store.tables["bars"]
+    oldest = [file for file in bars_table.index if file.date == "2024-10"]
+    bars_table.replace(oldest, [], transactions={RETENTION: MIDNIGHT // DAY + 30})
+    house.store._publication.show({"bars": bars_table.index})
+    assert house.ask()["trades"].to_pylist() == [1, 1]
+
+
 def drop_first_day(table: LakeTable) -> None:
     oldest = [file for file in table.index if file.first < MIDNIGHT + DAY]
     table.replace(oldest, [], transactions={RETENTION: (MIDNIGHT + DAY) // DAY})
