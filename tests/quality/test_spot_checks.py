@@ -15,8 +15,10 @@ import pytest
 from flight_server import spot_checks
 from flight_server.spot_checks import MODEL, SpotChecker
 from storage.columnar_state import ColumnarState
+from storage.lake.files import LakeFile
+from storage.lake.table import LakeTable
 from storage.schemas import Flag
-from storage.spot_checks import CheckKind, Finding
+from storage.spot_checks import CheckKind, Finding, file_sample
 from tests.flight_server.conftest import Caller, House, serving, ticks, until
 from tests.rollover.test_rollover_over_flight import rolled
 from tests.storage.conftest import gamma
@@ -103,6 +105,23 @@ class TestHealthy:
         caller.put(ticks(20, flags=synthetic, sequence=list(range(50, 70))))
         leave(caller)
         assert failed(house) == []
+
+    def test_a_file_that_goes_while_it_is_looked_at_is_no_failure(
+        self, house: House, lake: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = house.service._store
+        assert store is not None
+
+        def going(table: LakeTable, file: LakeFile, *rest: Any) -> object:
+            sample = file_sample(table, file, *rest)
+            if lake.match(f"*/{file.path}"):
+                table.replace([file], [])
+                store._publication.show({table.dataset.name: table.index})
+            return sample
+
+        monkeypatch.setattr(spot_checks, "file_sample", going)
+        assert [one for one in failed(house) if one.kind is CheckKind.REREAD] == []
+        assert len(store.tables["ticks"].index) == 0
 
     def test_what_was_found_is_told_and_counted(self, house: House, caller: Caller) -> None:
         caller.put(ticks(50))
