@@ -21,7 +21,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, final
 
-from flight_server.errors import ControlStoreError
+from flight_server.control_tables import TABLES, migrate
+from flight_server.errors import ControlDamagedError, ControlStoreError
+from flight_server.sealing import Session
 from storage.ports import SystemDisk
 
 DATABASE_NAME: Final = "control.db"
@@ -31,51 +33,22 @@ _PRIVATE_MODE: Final = 0o600
 _BUSY_TIMEOUT_SECONDS: Final = 5.0
 """How long to wait for another process's write; ours take milliseconds, a stalled disk seconds."""
 
-_MIGRATIONS: Final = (
-    (
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
-        """
-        CREATE TABLE keys (
-            id TEXT PRIMARY KEY,
-            digest BLOB NOT NULL,
-            model_id TEXT NOT NULL,
-            scopes TEXT NOT NULL,      -- JSON list
-            symbols TEXT,              -- JSON list; NULL: all
-            created_at INTEGER NOT NULL,
-            expires_at INTEGER,        -- NULL: never
-            revoked_at INTEGER
-        ) STRICT, WITHOUT ROWID
-        """,
-        """
-        CREATE TABLE files (
-            number INTEGER PRIMARY KEY AUTOINCREMENT,
-            digest TEXT NOT NULL UNIQUE,
-            name TEXT NOT NULL,
-            dataset TEXT NOT NULL,
-            options TEXT NOT NULL,     -- JSON object
-            producer TEXT NOT NULL,
-            registered_at INTEGER NOT NULL,
-            completed_at INTEGER,
-            rows INTEGER
-        ) STRICT
-        """,
-    ),
-    (
-        "ALTER TABLE keys ADD COLUMN calls_per_second INTEGER",  # NULL: no limit
-        """
-        CREATE TABLE usage (
-            day TEXT NOT NULL,         -- UTC, as 2026-11-21
-            key_id TEXT NOT NULL,
-            model_id TEXT NOT NULL,
-            calls INTEGER NOT NULL,
-            rows INTEGER NOT NULL,
-            bytes INTEGER NOT NULL,
-            PRIMARY KEY (key_id, day)
-        ) STRICT, WITHOUT ROWID
-        """,
-    ),
+_UNUSABLE: Final = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_MISUSE,
 )
-"""Step n brings a database from ``user_version`` n to n + 1; steps are only ever appended."""
+"""What SQLite says of a disk or a lock. Our statements are fixed, so anything else it objects to
+(a column, a constraint, a page) was there once and is no more."""
+_PRIMARY_CODE: Final = 0xFF
+"""The bits of an error code of SQLite that are not details."""
 
 
 @final
@@ -108,16 +81,22 @@ class ControlDatabase:
             self._writer.close()
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
-        """The connection for reads, held alone until the block ends."""
-        with self._read_lock, _store_errors(self._path):
-            yield self._reader
+    def read(self) -> Iterator[Session]:
+        """Read: all of it as it was at one moment, held alone until the block ends."""
+        with self._read_lock, _store_errors(self._path), _transaction(self._reader, "DEFERRED"):
+            yield self._session(self._reader)
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: durable when the block ends, undone if it raises."""
-        with self._write_lock, _store_errors(self._path), _transaction(self._writer):
-            yield self._writer
+    def write(self) -> Iterator[Session]:
+        """A write transaction: durable when the block ends, undone if the block raises.
+
+        What is reported as done is folded into the file itself: a log that is damaged is cut off
+        where the damage begins, and what it held, such as a revocation, would be forgotten.
+        """
+        with self._write_lock, _store_errors(self._path):
+            with _transaction(self._writer, "IMMEDIATE"):
+                yield self._session(self._writer)
+            _fold(self._writer)
 
     def require_same_file(self) -> None:
         """Raise unless the open file is still the one that other processes would open.
@@ -130,11 +109,24 @@ class ControlDatabase:
                     f"{self._path} was replaced while in use: restart the service"
                 )
 
+    def changes(self) -> int:
+        """Return a number that changes when another connection has written something."""
+        with self._read_lock, _store_errors(self._path):
+            (version,) = self._reader.execute("PRAGMA data_version").fetchone()
+            return int(version)
+
+    def _session(self, connection: sqlite3.Connection) -> Session:
+        return Session(connection, self.pepper, self._path)
+
     def _prepare(self) -> None:
         _require_sound(self._reader, self._path)
-        with _transaction(self._writer):
-            _migrate(self._writer, self._path)
+        with _transaction(self._writer, "IMMEDIATE"):
             _require_pepper(self._writer, self._path, self.pepper)
+            migrate(self._session(self._writer))
+        _fold(self._writer)
+        with self.read() as session:
+            for table in TABLES:
+                table.all(session)
 
 
 def _create(directory: Path) -> None:
@@ -147,8 +139,8 @@ def _create(directory: Path) -> None:
     try:
         with closing(_connect(scratch)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            with _transaction(connection):
-                _migrate(connection, scratch)
+            with _transaction(connection, "IMMEDIATE"):
+                migrate(Session(connection, pepper, scratch))
                 check = ("pepper_check", _check_of(pepper))
                 connection.execute("INSERT INTO meta VALUES (?, ?)", check)
         with suppress(FileExistsError):
@@ -162,27 +154,18 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA synchronous=FULL")
+    # What was deleted is overwritten: a damaged pointer must not lead to what a row was before.
+    connection.execute("PRAGMA secure_delete=ON")
     return connection
 
 
 def _require_sound(connection: sqlite3.Connection, path: Path) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise ControlStoreError(f"{path} is damaged ({verdict}): restore it from a backup")
+        raise ControlDamagedError(path, verdict)
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
-        raise ControlStoreError(f"{path} is in journal mode {mode}, not WAL: restore a backup")
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(_MIGRATIONS):
-        raise ControlStoreError(f"{path} was written by a newer version: upgrade the service")
-    for step in _MIGRATIONS[version:]:
-        for statement in step:
-            connection.execute(statement)
-    if version < len(_MIGRATIONS):
-        connection.execute(f"PRAGMA user_version={len(_MIGRATIONS)}")
+        raise ControlDamagedError(path, f"it is in journal mode {mode}, not WAL")
 
 
 def _require_pepper(connection: sqlite3.Connection, path: Path, pepper: bytes) -> None:
@@ -238,8 +221,8 @@ def _link(scratch: Path, path: Path) -> None:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")
@@ -249,9 +232,24 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def _fold(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        raise ControlStoreError(f"{path} can't be used: {error}") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+        if code & _PRIMARY_CODE in _UNUSABLE:
+            raise ControlStoreError(_unusable(path, error)) from error
+        raise ControlDamagedError(path, str(error)) from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it finds
+        raise ControlDamagedError(path, "it holds text that is none") from error
+    except OSError as error:
+        raise ControlStoreError(_unusable(path, error)) from error
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    return f"{path} can't be used: {error}; see that the disk has room and the service owns it"

@@ -12,7 +12,8 @@ FlightServiceError
 │   └── LakeFailedError         the disk's; what was ordered failed    → FlightServerError
 ├── AddressError                the operator's: the address is taken or not ours to listen on
 └── ControlStoreError           the disk's: keys or files can't be read or written; clients are
-                                told "internal error" and an id to look up in the log
+    │                           told "internal error" and an id to look up in the log
+    └── ControlDamagedError     what is there is not what was written
 
 Handlers raise these (or let storage's errors pass) and convert at one place, `to_flight_error`:
 whatever else leaves a handler, pyarrow sends to the client with its traceback.
@@ -22,6 +23,7 @@ import json
 import secrets
 import traceback
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar, Final, final
 
 import structlog
@@ -164,9 +166,20 @@ class AddressError(FlightServiceError):
     """The server can't listen where it should."""
 
 
-@final
 class ControlStoreError(FlightServiceError):
     """The control database or its pepper can't be used; the text says what to do about it."""
+
+
+@final
+class ControlDamagedError(ControlStoreError):
+    """The control database does not hold what was written to it; none of that is used."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {found}. Stop the service and restore {path.name} and"
+            f" {path.stem}.pepper from one backup; without one, move both away and make new keys"
+            " with `tickflightd keys create`"
+        )
 
 
 def to_flight_error(error: Exception) -> flight.FlightError:

@@ -7,15 +7,16 @@ when the same file is imported again, by another process or under another name.
 
 import json
 import re
-import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self, final
 
 from flight_server.control import ControlDatabase
+from flight_server.control_tables import FILES, FileRow
 from flight_server.errors import InvalidArgumentError, LimitError, NotFoundError
+from flight_server.sealing import Session
 from storage.ports import Clock
 from storage.schemas import DATASETS
 
@@ -119,23 +120,27 @@ class FileRegistry:
         digest = _checked_digest(digest)
         if dataset not in DATASETS:
             raise InvalidArgumentError(f"{dataset!r} is not a dataset", field="dataset")
-        columns = (
-            digest,
-            _checked_text("name", name),
-            dataset,
-            _encoded_options(options),
-            _checked_text("producer", producer),
-            self._clock.now(),
+        row = FileRow(
+            digest=digest,
+            number=0,
+            name=_checked_text("name", name),
+            dataset=dataset,
+            options=_encoded_options(options),
+            producer=_checked_text("producer", producer),
+            registered_at=self._clock.now(),
+            completed_at=None,
+            rows=None,
         )
-        with self._database.write() as connection:
-            known = _fetch(connection, digest)
-            row = _insert(connection, columns) if known is None else known
+        with self._database.write() as session:
+            known = FILES.find(session, digest)
+            row = _insert(session, row) if known is None else known
         if row.dataset != dataset:
             raise InvalidArgumentError(
                 f"this file was imported into {row.dataset}: a file goes into one dataset",
                 field="dataset",
             )
-        state = ImportState.NEW if known is None else row.state
+        begun = ImportState.PARTIAL if row.rows is None else ImportState.COMPLETE
+        state = ImportState.NEW if known is None else begun
         return Registration(row.number, state, json.loads(row.options), row.producer, row.rows)
 
     def imported(self) -> list[ImportedFile]:
@@ -160,51 +165,27 @@ class FileRegistry:
         digest = _checked_digest(digest)
         if not 0 <= rows <= _MAX_ROWS:
             raise InvalidArgumentError(f"a file has 0 to {_MAX_ROWS} rows", field="rows")
-        with self._database.write() as connection:
-            row = _fetch(connection, digest)
+        with self._database.write() as session:
+            row = FILES.find(session, digest)
             if row is None:
                 raise NotFoundError("no file with this digest is registered: register it first")
             if row.rows not in (None, rows):
                 raise InvalidArgumentError(
                     f"the file was completed with {row.rows} rows before", field="rows"
                 )
-            connection.execute(
-                "UPDATE files SET completed_at = ?, rows = ? WHERE digest = ? AND rows IS NULL",
-                (self._clock.now(), rows, digest),
-            )
+            if row.rows is None:
+                completed = row._replace(completed_at=self._clock.now(), rows=rows)
+                FILES.replace(session, row, completed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    number: int
-    dataset: str
-    options: str
-    producer: str
-    rows: int | None
-
-    @property
-    def state(self) -> ImportState:
-        return ImportState.PARTIAL if self.rows is None else ImportState.COMPLETE
-
-
-_ROW_COLUMNS: Final = ", ".join(field.name for field in fields(_Row))
-
-
-def _fetch(connection: sqlite3.Connection, digest: str) -> _Row | None:
-    query = f"SELECT {_ROW_COLUMNS} FROM files WHERE digest = ?"  # noqa: S608
-    found = connection.execute(query, (digest,)).fetchone()
-    return None if found is None else _Row(*found)
-
-
-def _insert(connection: sqlite3.Connection, columns: tuple[str | int, ...]) -> _Row:
-    statement = (
-        "INSERT INTO files (digest, name, dataset, options, producer, registered_at)"  # noqa: S608
-        f" VALUES (?, ?, ?, ?, ?, ?) RETURNING {_ROW_COLUMNS}"
-    )
-    row = _Row(*connection.execute(statement, columns).fetchone())
-    if row.number > _MAX_NUMBER:
+def _insert(session: Session, row: FileRow) -> FileRow:
+    # Files are never forgotten, so the next number was never given to another.
+    number = 1 + max((known.number for known in FILES.all(session)), default=0)
+    if number > _MAX_NUMBER:
         raise LimitError("the registry has given out all its numbers")
-    return row
+    numbered = row._replace(number=number)
+    FILES.insert(session, numbered)
+    return numbered
 
 
 def _checked_digest(digest: str) -> str:

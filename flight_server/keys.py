@@ -9,15 +9,15 @@ counter every second.
 import hashlib
 import hmac
 import json
-import sqlite3
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self, TypeAlias, final
+from typing import Final, Self, final
 
 from flight_server import tokens
 from flight_server.control import ControlDatabase
+from flight_server.control_tables import KEYS, KeyRow
 from flight_server.errors import (
     ControlStoreError,
     CredentialError,
@@ -33,6 +33,7 @@ from flight_server.identity import (
     checked_scopes,
     checked_symbols,
 )
+from flight_server.sealing import Session
 from storage.ports import Clock
 
 __all__ = ["RECHECK_SECONDS", "Identity", "KeyRecord", "KeyStore", "NewKey", "Scope"]
@@ -48,9 +49,6 @@ _CACHED_KEYS: Final = 4_096
 _DIGEST_BYTES: Final = 32
 _LAST_INSTANT: Final = 2**63 - 1
 _NO_DIGEST: Final = bytes(_DIGEST_BYTES)
-_COLUMNS: Final = (
-    "id, model_id, scopes, symbols, created_at, expires_at, revoked_at, calls_per_second"
-)
 
 
 @final
@@ -137,8 +135,8 @@ class KeyStore:
             revoked_at=None,
             calls_per_second=checked_rate(calls_per_second),
         )
-        with self._database.write() as connection:
-            return self._insert(connection, record)
+        with self._database.write() as session:
+            return self._insert(session, record)
 
     def own(self, model_id: str, *, scopes: Collection[Scope]) -> str:
         """Make a key that is known to this object alone, ends with it and is written nowhere."""
@@ -149,9 +147,9 @@ class KeyStore:
 
     def list(self) -> tuple[KeyRecord, ...]:
         """All keys, revoked and expired ones too, oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY created_at, id")  # noqa: S608
-            return tuple(_record(row) for row in rows)
+        with self._database.read() as session:
+            records = [_record(row) for row in KEYS.all(session)]
+        return tuple(sorted(records, key=lambda record: (record.created_at, record.id)))
 
     def revoke(self, key_id: str) -> None:
         """Refuse a key from now on; a second time is fine.
@@ -159,9 +157,8 @@ class KeyStore:
         Raises:
             NotFoundError: There is no such key.
         """
-        with self._database.write() as connection:
-            _fetch(connection, key_id)
-            self._mark_revoked(connection, key_id)
+        with self._database.write() as session:
+            self._mark_revoked(session, _fetch(session, key_id))
         self._drop_cache()
 
     def rotate(self, key_id: str) -> NewKey:
@@ -173,10 +170,10 @@ class KeyStore:
             NotFoundError: There is no such key.
             InvalidArgumentError: The key is revoked or expired already.
         """
-        with self._database.write() as connection:
-            old = self._fetch_live(connection, key_id)
-            self._mark_revoked(connection, key_id)
-            new = self._insert(connection, old)
+        with self._database.write() as session:
+            old = self._fetch_live(session, key_id)
+            self._mark_revoked(session, old)
+            new = self._insert(session, _record(old))
         self._drop_cache()
         return new
 
@@ -188,17 +185,17 @@ class KeyStore:
             InvalidArgumentError: The key is dead already, or the instant is in the past.
         """
         instant = self._checked_expiry(expires_at)
-        with self._database.write() as connection:
-            self._fetch_live(connection, key_id)
-            connection.execute("UPDATE keys SET expires_at = ? WHERE id = ?", (instant, key_id))
+        with self._database.write() as session:
+            row = self._fetch_live(session, key_id)
+            KEYS.replace(session, row, row._replace(expires_at=instant))
         self._drop_cache()
 
     def purge_expired(self, older_than: int) -> int:
         """Forget keys that were revoked or expired before an instant; returns how many."""
-        with self._database.write() as connection:
-            return connection.execute(
-                "DELETE FROM keys WHERE revoked_at < ?1 OR expires_at < ?1", (older_than,)
-            ).rowcount
+        with self._database.write() as session:
+            dead = [row for row in KEYS.all(session) if _died_before(row, older_than)]
+            KEYS.remove(session, dead)
+            return len(dead)
 
     def recognise(self, token: str) -> Identity | None:
         """Tell whose key this is if it was accepted before; ``None`` means: ask ``verify``."""
@@ -253,8 +250,7 @@ class KeyStore:
             if checked_at < self._recheck_at:
                 return  # another thread was faster
             self._database.require_same_file()
-            with self._database.read() as connection:
-                (version,) = connection.execute("PRAGMA data_version").fetchone()
+            version = self._database.changes()
             if version != self._seen_version:
                 self._cache.clear()
                 self._seen_version = version
@@ -265,16 +261,13 @@ class KeyStore:
         if key_id is None:
             raise CredentialError(Refusal.MALFORMED)
         with self._cache_lock:
-            with self._database.read() as connection:
-                row = connection.execute(
-                    f"SELECT {_COLUMNS}, digest FROM keys WHERE id = ?",  # noqa: S608
-                    (key_id,),
-                ).fetchone()
+            with self._database.read() as session:
+                row = KEYS.find(session, key_id)
             # An unknown id costs the same comparison as a known one with a wrong secret.
-            stored = _NO_DIGEST if row is None else row[-1]
-            if not hmac.compare_digest(stored, digest):
+            stored = _NO_DIGEST if row is None else row.digest
+            if not hmac.compare_digest(stored, digest) or row is None:
                 raise CredentialError(Refusal.UNKNOWN)
-            record = _record(row[:-1])
+            record = _record(row)
             if record.revoked_at is not None:
                 raise CredentialError(Refusal.REVOKED)
             return self._remember(digest, record)
@@ -293,36 +286,32 @@ class KeyStore:
         self._cache[digest] = identity
         return identity
 
-    def _insert(self, connection: sqlite3.Connection, rights: KeyRecord) -> NewKey:
+    def _insert(self, session: Session, rights: KeyRecord) -> NewKey:
         key_id, token = tokens.mint()
-        connection.execute(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)",
-            (
-                key_id,
-                self._digest(token),
-                rights.model_id,
-                json.dumps(sorted(rights.scopes)),
-                None if rights.symbols is None else json.dumps(sorted(rights.symbols)),
-                self._clock.now(),
-                rights.expires_at,
-                rights.calls_per_second,
-            ),
+        row = KeyRow(
+            id=key_id,
+            digest=self._digest(token),
+            model_id=rights.model_id,
+            scopes=json.dumps(sorted(rights.scopes)),
+            symbols=None if rights.symbols is None else json.dumps(sorted(rights.symbols)),
+            created_at=self._clock.now(),
+            expires_at=rights.expires_at,
+            revoked_at=None,
+            calls_per_second=rights.calls_per_second,
         )
+        KEYS.insert(session, row)
         return NewKey(key_id, token)
 
-    def _mark_revoked(self, connection: sqlite3.Connection, key_id: str) -> None:
-        connection.execute(
-            "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
-            (self._clock.now(), key_id),
-        )
+    def _mark_revoked(self, session: Session, row: KeyRow) -> None:
+        if row.revoked_at is None:
+            KEYS.replace(session, row, row._replace(revoked_at=self._clock.now()))
 
-    def _fetch_live(self, connection: sqlite3.Connection, key_id: str) -> KeyRecord:
-        record = _fetch(connection, key_id)
-        expired = _has_expired(record.expires_at, self._clock)
-        if expired or record.revoked_at is not None:
-            state = "expired" if record.revoked_at is None else "revoked"
+    def _fetch_live(self, session: Session, key_id: str) -> KeyRow:
+        row = _fetch(session, key_id)
+        if row.revoked_at is not None or _has_expired(row.expires_at, self._clock):
+            state = "expired" if row.revoked_at is None else "revoked"
             raise InvalidArgumentError(f"key {key_id} is {state}: create a new one", field="id")
-        return record
+        return row
 
     def _checked_expiry(self, expires_at: int | None) -> int | None:
         if expires_at is not None and not self._clock.now() < expires_at <= _LAST_INSTANT:
@@ -334,32 +323,26 @@ def _has_expired(expires_at: int | None, clock: Clock) -> bool:
     return expires_at is not None and expires_at <= clock.now()
 
 
-def _fetch(connection: sqlite3.Connection, key_id: str) -> KeyRecord:
-    query = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608
+def _died_before(row: KeyRow, instant: int) -> bool:
+    return any(end is not None and end < instant for end in (row.revoked_at, row.expires_at))
+
+
+def _fetch(session: Session, key_id: str) -> KeyRow:
     # SQLite can't be asked for text that is not Unicode, which a terminal may well send.
-    row = connection.execute(query, (key_id,)).fetchone() if key_id.isascii() else None
+    row = KEYS.find(session, key_id) if key_id.isascii() else None
     if row is None:
         raise NotFoundError("there is no key with this id: see `tickflightd keys list`")
-    return _record(row)
+    return row
 
 
-_Row: TypeAlias = tuple[str, str, str, str | None, int, int | None, int | None, int | None]
-
-
-def _record(row: _Row) -> KeyRecord:
-    key_id, model_id, scopes, symbols, created_at, expires_at, revoked_at, rate = row
-    try:
-        return KeyRecord(
-            key_id,
-            model_id,
-            frozenset(Scope(scope) for scope in json.loads(scopes)),
-            None if symbols is None else frozenset(json.loads(symbols)),
-            created_at,
-            expires_at,
-            revoked_at,
-            rate,
-        )
-    except (ValueError, TypeError) as error:
-        raise ControlStoreError(
-            f"the rights of key {key_id} can't be read: revoke it and create a new one"
-        ) from error
+def _record(row: KeyRow) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        model_id=row.model_id,
+        scopes=frozenset(map(Scope, json.loads(row.scopes))),
+        symbols=None if row.symbols is None else frozenset(json.loads(row.symbols)),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        calls_per_second=row.calls_per_second,
+    )

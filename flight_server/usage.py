@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self, final
 
 from flight_server.control import ControlDatabase
+from flight_server.control_tables import USAGE, UsageRow
 
 
 @final
@@ -43,33 +44,47 @@ class UsageTable:
 
     def add(self, day: dt.date, used: Iterable[Usage]) -> None:
         """Add what keys did on a day, UTC."""
-        rows = [(day.isoformat(), u.key_id, u.model_id, u.calls, u.rows, u.bytes) for u in used]
-        with self._database.write() as connection:
-            connection.executemany(
-                "INSERT INTO usage (day, key_id, model_id, calls, rows, bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key_id, day) DO UPDATE SET"
-                " calls = calls + excluded.calls, rows = rows + excluded.rows,"
-                " bytes = bytes + excluded.bytes",
-                rows,
-            )
+        with self._database.write() as session:
+            for one in used:
+                row = UsageRow(
+                    one.key_id, day.isoformat(), one.model_id, one.calls, one.rows, one.bytes
+                )
+                known = USAGE.find(session, one.key_id, row.day)
+                if known is None:
+                    USAGE.insert(session, row)
+                else:
+                    USAGE.replace(session, known, _sum(known, row))
 
     def forget(self, before: dt.date) -> None:
         """Remove the rows of days before ``before``."""
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM usage WHERE day < ?", (before.isoformat(),))
+        with self._database.write() as session:
+            old = [row for row in USAGE.all(session) if row.day < before.isoformat()]
+            USAGE.remove(session, old)
 
     def totals(self, day: dt.date) -> tuple[Usage, ...]:
         """Return what each model did on a day; ``key_id`` is empty."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                "SELECT model_id, SUM(calls), SUM(rows), SUM(bytes) FROM usage"
-                " WHERE day = ? GROUP BY model_id ORDER BY model_id",
-                (day.isoformat(),),
-            )
-            return tuple(Usage("", *row) for row in rows)
+        totals: dict[str, Usage] = {}
+        for row in self._rows():
+            if row.day == day.isoformat():
+                total = totals.setdefault(row.model_id, Usage("", row.model_id))
+                total.calls += row.calls
+                total.rows += row.rows
+                total.bytes += row.bytes
+        return tuple(totals[model_id] for model_id in sorted(totals))
 
     def last_days(self) -> Mapping[str, dt.date]:
         """Return the last day each key was used, by its id."""
-        with self._database.read() as connection:
-            rows = connection.execute("SELECT key_id, MAX(day) FROM usage GROUP BY key_id")
-            return {key_id: dt.date.fromisoformat(day) for key_id, day in rows}
+        # The days of a key come in order.
+        return {row.key_id: dt.date.fromisoformat(row.day) for row in self._rows()}
+
+    def _rows(self) -> list[UsageRow]:
+        with self._database.read() as session:
+            return USAGE.all(session)
+
+
+def _sum(known: UsageRow, more: UsageRow) -> UsageRow:
+    return known._replace(
+        calls=known.calls + more.calls,
+        rows=known.rows + more.rows,
+        bytes=known.bytes + more.bytes,
+    )

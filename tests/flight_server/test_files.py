@@ -1,5 +1,4 @@
 import json
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -151,12 +150,12 @@ class TestArguments:
             register(registry, dataset="quotes")
         assert caught.value.field == "dataset"
 
-    def test_the_last_number_is_not_exceeded(self, registry: FileRegistry, tmp_path: Path) -> None:
+    def test_the_last_number_is_not_exceeded(
+        self, registry: FileRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         register(registry)
-        with sqlite3.connect(tmp_path / "control.db") as connection:
-            connection.execute("UPDATE sqlite_sequence SET seq = ?", (2**31 - 2,))
-        connection.close()
-        assert register(registry, "a" * 64).number == 2**31 - 1
+        monkeypatch.setattr("flight_server.files._MAX_NUMBER", 2)
+        assert register(registry, "a" * 64).number == 2
         with pytest.raises(LimitError):
             register(registry, "b" * 64)
 

@@ -459,10 +459,24 @@ class TestUnusableStore:
         clock.advance(RECHECK_SECONDS)
         assert refusal_of(keys, token) is Refusal.UNCHECKED
 
-    def test_rights_that_cannot_be_read_let_nobody_in(self, keys: KeyStore, tmp_path: Path) -> None:
-        new = keys.create("bot", scopes=READ)
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "scopes = '[\"admin\"]'",
+            "symbols = NULL",
+            "expires_at = expires_at + 1",
+            "revoked_at = NULL",
+            "calls_per_second = 9",
+            "model_id = 'boss'",
+        ],
+    )
+    def test_rights_that_were_changed_behind_its_back_let_nobody_in(
+        self, keys: KeyStore, tmp_path: Path, clock: ManualClock, change: str
+    ) -> None:
+        new = keys.create("bot", scopes=READ, symbols=["SPY"], expires_at=clock.now() + 10**9)
+        keys.revoke(new.id)
         with sqlite3.connect(tmp_path / "control.db") as connection:
-            connection.execute("UPDATE keys SET scopes = '[\"fly\"]'")
+            connection.execute(f"UPDATE keys SET {change}")
         connection.close()
         assert refusal_of(keys, new.key) is Refusal.UNCHECKED
         with pytest.raises(ControlStoreError, match=new.id):

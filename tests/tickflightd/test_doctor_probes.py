@@ -2,9 +2,7 @@
 
 import os
 import socket
-import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,16 +68,6 @@ def test_available_memory_is_read_or_unknown(tmp_path: Path) -> None:
 
 def test_the_nearest_directory_that_is_there_is_found(tmp_path: Path) -> None:
     assert probes.existing_parent(tmp_path / "a" / "b") == tmp_path
-
-
-def test_keys_in_use_are_known_only_where_use_is_recorded(tmp_path: Path) -> None:
-    assert probes.used_keys(tmp_path) is None
-    with closing(sqlite3.connect(tmp_path / "control.db")) as database:
-        assert probes.used_keys(tmp_path) is None
-        database.execute("CREATE TABLE usage (key_id TEXT)")
-        database.execute("INSERT INTO usage VALUES ('a')")
-        database.commit()
-        assert probes.used_keys(tmp_path) == frozenset({"a"})
 
 
 def test_spools_and_scratch_files_are_found(tmp_path: Path) -> None:

@@ -159,10 +159,11 @@ class _Examination:
         try:
             with access.key_store(self._home, self._clock) as store:
                 records = [one for one in store.list() if not access.is_own(one)]
+            used = access.last_used(self._home)
         except TickflightdError as error:
             yield fail("keys", str(error), "without keys nobody gets in: follow the message")
             return
-        yield from data.keys(records, probes.used_keys(self._home), self._clock.now())
+        yield from data.keys(records, used.keys(), self._clock.now())
 
     def _journal(self) -> Iterator[Finding]:
         try:

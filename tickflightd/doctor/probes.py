@@ -2,13 +2,12 @@
 
 import ctypes
 import os
-import sqlite3
 import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -139,16 +138,6 @@ def secret_modes(directory: Path, env_file: Path) -> dict[str, int]:
     return {
         str(path): stat.S_IMODE(path.stat().st_mode) for path in (*paths, env_file) if path.exists()
     }
-
-
-def used_keys(directory: Path) -> frozenset[str] | None:
-    """Return the ids of keys that were ever used; None when that is not recorded."""
-    uri = f"{(directory / DATABASE_NAME).as_uri()}?mode=ro"
-    try:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            return frozenset(key for (key,) in connection.execute("SELECT key_id FROM usage"))
-    except sqlite3.Error:  # no such table, or no such file
-        return None
 
 
 def spool_files(directory: Path) -> list[Path]:
