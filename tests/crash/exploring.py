@@ -144,16 +144,16 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
 
 
-def recorded(scenario: str, *, kill_at: str = "") -> Life:
+def recorded(scenario: str, *, kill_at: str = "", bug: str = "") -> Life:
     """Record a scenario; with ``kill_at``, such as ``fdatasync 9``, after a life that was killed.
 
     The killed life leaves what it had written but not yet synced, as ``kill -9`` does; the next one
-    builds on it.
+    builds on it. With ``bug``, all of them have it.
     """
     root = scratch()
     try:
         recording = Recording(root)
-        words = ["tests.crash.workload", scenario, str(root)]
+        words = ["tests.crash.workload", scenario, str(root), *(["--bug", bug] if bug else [])]
         if kill_at:
             call, number = kill_at.split()
             killed = recording.run(words, f"-einject={call}:signal=KILL:when={number}")
@@ -248,7 +248,9 @@ def promised(moments: Sequence[Moment]) -> Iterator[tuple[int, str]]:
                 yield at, text.removeprefix(PROMISE).decode().strip()
 
 
-def explore(life: Life, seed: int, each: int, most: int, part: int = 0, parts: int = 1) -> Found:
+def explore(
+    life: Life, seed: int, each: int, most: int, part: int = 0, parts: int = 1, enough: int = 1000
+) -> Found:
     """Cut the power again and again at every moment of a life, and look at what is left.
 
     Args:
@@ -258,6 +260,7 @@ def explore(life: Life, seed: int, each: int, most: int, part: int = 0, parts: i
         most: States to try at a moment at most.
         part: Which of ``parts`` equal shares of the moments to take.
         parts: Into how many shares they fall.
+        enough: How many broken states to stop at.
     """
     began = time.monotonic()
     disk = CrashDisk(life.root, life.before)
@@ -268,6 +271,8 @@ def explore(life: Life, seed: int, each: int, most: int, part: int = 0, parts: i
         disk.follow(moment)
         if at % parts != part:
             continue
+        if len(broken) >= enough:
+            break
         told = [*life.promised, *(text for when, text in promises if when <= at)]
         for number in range(min(each * (1 + disk.pending()), most)):
             chance = random.Random(f"{life.name} {seed} {at} {number}")

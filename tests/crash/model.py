@@ -211,6 +211,23 @@ class Model:
 # Going on
 
 
+def restart(scenario: Scenario, directory: Path) -> None:
+    """Start a server on what is left, stop it again, and check that this has changed nothing.
+
+    Raises:
+        LostRowsError: It has.
+    """
+    before = recover(directory / "journal", SystemDisk())
+    failures: list[BaseException] = []
+    config = StoreConfig(directory, 1 << 40, POLICY)
+    clock = SetClock(before.arrival or NOON)
+    Store(config, clock=clock, disk=SystemDisk(), on_failure=failures.append).close()
+    _require(not failures, f"the store failed: {failures}")
+    after = recover(directory / "journal", SystemDisk())
+    _require(after.marks == before.marks, "a start has changed the marks")
+    check_prefixes(scenario, after)
+
+
 def resume(scenario: Scenario, directory: Path) -> None:
     """Start a server on what is left, send what it lacks, and check that nothing is amiss.
 

@@ -61,19 +61,20 @@ class Outcome:
     wrong: str | None
 
 
-def run(fault: Fault, number: int, before: Path | None = None) -> Outcome:
+def run(fault: Fault, number: int, before: Path | None = None, *, bug: str = "") -> Outcome:
     """Run the scenario with a fault at call ``number``, and check what is left.
 
     Args:
         fault: What to do.
         number: At which call, from 1.
         before: Data that another life has left; none if None.
+        bug: One that the life has.
     """
     root = scratch()
     try:
         if before is not None:
             shutil.copytree(before, root, dirs_exist_ok=True)
-        code, error = _live(fault, number, root)
+        code, error = _live(fault, number, root, bug)
         trace = (root / "trace").read_text() if (root / "trace").exists() else ""
         met = "(INJECTED)" in trace or code == KILLED
         return Outcome(code, met, error, wrong_with(root))
@@ -81,10 +82,11 @@ def run(fault: Fault, number: int, before: Path | None = None) -> Outcome:
         shutil.rmtree(root)
 
 
-def _live(fault: Fault, number: int, root: Path) -> tuple[int, str]:
+def _live(fault: Fault, number: int, root: Path, bug: str = "") -> tuple[int, str]:
     injection = f"-einject={fault.call}:{fault.effect}:when={number}"
     tracer = ["strace", "-f", "-qq", f"-etrace={fault.call}", injection, "-o", str(root / "trace")]
     words = python("tests.crash.workload", SCENARIO, str(root), "--hold", fault.phase)
+    words += ["--bug", bug] if bug else []
     with subprocess.Popen(
         words,
         env=environment(),
@@ -116,7 +118,10 @@ def wait_until_traced(pid: int) -> None:
 
 
 def wrong_with(root: Path) -> str | None:
-    """Say what is wrong with what a life has left, if anything; a new one completes it."""
+    """Say what is wrong with what a life has left, if anything.
+
+    On a disk that is well again, a life without news must change nothing, and one more complete it.
+    """
     lines = (root / "acks").read_bytes().splitlines() if (root / "acks").exists() else []
     promised = [line.removeprefix(PROMISE).decode() for line in lines]
     scenario, directory = SCENARIOS[SCENARIO], root / "data"
@@ -125,6 +130,7 @@ def wrong_with(root: Path) -> str | None:
         recovered = recover(directory / "journal", SystemDisk())
         model.check_promises(recovered, promises_of(promised))
         model.check_prefixes(scenario, recovered)
+        model.restart(scenario, directory)
         model.resume(scenario, directory)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong here
         return f"{type(error).__name__}: {error}"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("tracer")
 
 PHASES: Final = ("open", "opened", "later", "close")
 KILL: Final = "signal=KILL"
-CALLS: Final = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "openat")
+CALLS: Final = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "openat", "mkdir")
 EFFECTS: Final = (
     ("pwrite64", "error=EIO"),
     ("pwrite64", "error=ENOSPC"),
@@ -37,9 +37,15 @@ EFFECTS: Final = (
     ("fdatasync", "error=EIO"),
     ("fdatasync", "error=ENOSPC"),
     ("fsync", "error=EIO"),
+    ("fsync", "error=ENOSPC"),
     ("ftruncate", "error=EIO"),
+    ("ftruncate", "error=ENOSPC"),
     ("openat", "error=EIO"),
+    ("openat", "error=ENOSPC"),
     ("unlink", "error=EIO"),
+    ("mkdir", "error=ENOSPC"),
+    ("pread64", "error=EIO"),
+    ("close", "error=EIO"),
 )
 
 

@@ -1,6 +1,6 @@
 """A small life of the store, told step by step, to be recorded, killed, starved or cut off.
 
-    python -m tests.crash.workload SCENARIO ROOT [--hold PHASE] [--acks FILE]
+    python -m tests.crash.workload SCENARIO ROOT [--hold PHASE] [--acks FILE] [--bug BUG]
 
 The data goes to ``ROOT/data``. Every acknowledgement is written to ``ROOT/acks`` the moment it is
 given, so whoever watches the system calls knows what was promised when. What a producer's n-th
@@ -27,6 +27,7 @@ from storage.producers import AppendStream
 from storage.schemas import GEX, QUOTES, TICKS, Dataset
 from storage.selection import SourcePolicy
 from storage.store import Store, StoreConfig
+from tests.crash.bugs import BUGS
 
 NOON: Final = 1_790_000_000_000_000 // 86_400_000_000 * 86_400_000_000 + 43_200_000_000
 HOUR: Final = 3_600_000_000
@@ -301,9 +302,14 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--hold", default="")
     parser.add_argument("--acks", type=Path)
+    parser.add_argument("--bug", choices=BUGS)
     args = parser.parse_args()
+    if args.bug:
+        BUGS[args.bug](setattr)
     scenario = SCENARIOS[args.scenario]
     storage.journal.RETRY_SECONDS = 0.01  # type: ignore[misc]
+    for sender in scenario.senders:
+        sender.batch(1)  # the first one imports modules, whose files are none of the store's
     life = Life(args.root, scenario.senders, args.hold, args.acks)
     try:
         scenario.steps(life)
