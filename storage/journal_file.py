@@ -50,6 +50,9 @@ BUSY_TIMEOUT_MS: Final = 5_000
 READ_RECORDS: Final = 16
 """Records read at a time: some 160 MB of them at most."""
 SUFFIX: Final = ".journal"
+_FULL: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""What SQLite says when the disk has no room, the second for what processes share of a log. That
+is never synced, so trying it again is as good as the first time."""
 
 _CREATE: Final = f"""
 BEGIN;
@@ -363,7 +366,7 @@ def _mapped_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         # Absent from errors that Python itself finds, such as text it can't decode.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        if code == sqlite3.SQLITE_FULL:
+        if code in _FULL:
             raise JournalFullError(f"{path}: the disk is full") from error
         # Our own statements are right, so SQLite can only stumble over what it finds in the file.
         if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:

@@ -148,10 +148,6 @@ def trusts_every_log(put: Put) -> None:
     put(recovery, "require_sound_log", lambda _path: None)
 
 
-def does_not_sync_what_a_kill_left(put: Put) -> None:
-    put(recovery, "fold", lambda _path, _disk: None)
-
-
 def forgets_marks_when_it_recovers(put: Put) -> None:
     records = JournalReader.records
 
@@ -219,7 +215,6 @@ BUGS: Final[Mapping[str, Bug]] = {
         goes_on_after_a_failed_sync,
         trusts_every_record,
         trusts_every_log,
-        does_not_sync_what_a_kill_left,
         forgets_marks_when_it_recovers,
         flips_before_the_lake_has_it,
         flips_a_position_short,

@@ -1,26 +1,34 @@
 """Lives that are cut short, or told that the disk has failed, at one system call of their own."""
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partialmethod
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
 from storage.ports import SystemDisk
 from storage.recovery import recover
-from tests.crash import model
+from tests.crash import model, workload
 from tests.crash.exploring import PROMISE, promises_of, scratch
-from tests.crash.recording import REPOSITORY, RUN_SECONDS, environment, python
-from tests.crash.workload import FAILED, SCENARIOS
+from tests.crash.recording import RUN_SECONDS
+from tests.crash.workload import FAILED, SCENARIOS, Life
 
 SCENARIO: Final = "brief"
 KILLED: Final = -signal.SIGKILL
 TOGETHER: Final = 2
 POLL_SECONDS: Final = 0.002
+FORKS: Final = get_context("forkserver")
+"""Importing what a life needs takes a second, a fork of a process that has it a hundredth."""
+FORKS.set_forkserver_preload(["tests.crash.tampering", "pandas"])
 CALLS_MAX: Final = 400
 """Far more than the scenario makes; a loop that gets here has gone wrong."""
 
@@ -85,29 +93,35 @@ def run(fault: Fault, number: int, before: Path | None = None, *, bug: str = "")
 def _live(fault: Fault, number: int, root: Path, bug: str = "") -> tuple[int, str]:
     injection = f"-einject={fault.call}:{fault.effect}:when={number}"
     tracer = ["strace", "-f", "-qq", f"-etrace={fault.call}", injection, "-o", str(root / "trace")]
-    words = python("tests.crash.workload", SCENARIO, str(root), "--hold", fault.phase)
-    words += ["--bug", bug] if bug else []
-    with subprocess.Popen(
-        words,
-        env=environment(),
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stderr is not None
-        pid = process.stdout.readline().split()[1]
-        with subprocess.Popen([*tracer, "-p", pid], stderr=subprocess.PIPE, text=True) as strace:
-            wait_until_traced(int(pid))
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            error = process.stderr.read()
-            process.wait(RUN_SECONDS)
-            strace.wait(RUN_SECONDS)
-        return process.returncode, error
+    words = [SCENARIO, str(root), "--hold", fault.phase, *(["--bug", bug] if bug else [])]
+    held, holding = Pipe()
+    error = root / "error"
+    life = FORKS.Process(target=_lived, args=(words, holding, error))
+    life.start()
+    holding.close()
+    pid = held.recv()
+    with subprocess.Popen([*tracer, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
+        wait_until_traced(pid)
+        held.send("go")
+        life.join(RUN_SECONDS)
+        strace.wait(RUN_SECONDS)
+    held.close()
+    assert life.exitcode is not None, "it does not end"
+    return life.exitcode, error.read_text()
+
+
+def _lived(words: Sequence[str], holding: Connection, error: Path) -> None:
+    """Run the workload in a fork of a process that has all modules."""
+    descriptor = os.open(error, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(descriptor, sys.stderr.fileno())
+    Life.phase = partialmethod(_held, holding)  # type: ignore[method-assign, assignment]
+    workload.main(words)
+
+
+def _held(life: Life, holding: Connection, name: str) -> None:
+    if name == life.hold:
+        holding.send(os.getpid())
+        holding.recv()
 
 
 def wait_until_traced(pid: int) -> None:

@@ -63,6 +63,26 @@ def several(*cases: tuple[Fault, int]) -> list[Outcome]:
         return list(pool.map(lambda case: run(*case), cases))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "number"), [("open", 1), ("opened", 2)])
+def test_a_call_of_any_kind_may_be_the_last_or_fail(phase: str, number: int) -> None:
+    faults = [Fault(call, KILL, phase) for call in CALLS]
+    faults += [Fault(call, effect, phase) for call, effect in EFFECTS]
+    outcomes = several(*((fault, number) for fault in faults))
+    for fault, outcome in zip(faults, outcomes, strict=True):
+        judge(fault, outcome, f"{fault}, call {number}: {outcome}")
+    assert sum(outcome.met for outcome in outcomes) > len(outcomes) // 2
+
+
+def judge(fault: Fault, outcome: Outcome, where: str) -> None:
+    """Check what a fault has led to."""
+    assert outcome.wrong is None, where
+    if fault.effect != KILL or not outcome.met:
+        assert ended_cleanly(outcome), where
+    else:
+        assert outcome.code == KILLED, where
+
+
 def test_a_process_killed_at_a_call_of_any_kind_has_lost_nothing() -> None:
     cases = [(Fault(call, KILL, "opened"), n) for call, n in (("pwrite64", 9), ("fdatasync", 4))]
     cases += [(Fault("pwrite64", KILL, "later"), 5), (Fault("unlink", KILL, "close"), 1)]
@@ -82,9 +102,10 @@ def test_a_failed_sync_ends_the_process_and_is_not_tried_again() -> None:
 
 
 def test_a_full_disk_is_waited_out() -> None:
-    (outcome,) = several((Fault("pwrite64", "error=ENOSPC", "opened"), 5))
-    assert outcome.met
-    assert (outcome.code, outcome.error, outcome.wrong) == (0, "", None)
+    full = Fault("pwrite64", "error=ENOSPC", "opened")
+    for outcome in several((full, 5), (full, 14)):  # in a commit, and where a file begins
+        assert outcome.met
+        assert (outcome.code, outcome.error, outcome.wrong) == (0, "", None)
 
 
 def test_what_a_killed_life_had_not_synced_is_not_acknowledged_when_syncing_it_fails() -> None:
@@ -123,11 +144,7 @@ class TestEveryCall:
         for number, outcome in every(fault, before):
             met += 1
             where = f"{fault}, call {number}: {outcome}"
-            assert outcome.wrong is None, where
-            if fault.effect == KILL:
-                assert outcome.code == KILLED, where
-            else:
-                assert ended_cleanly(outcome), where
+            judge(fault, outcome, where)
             if (
                 fault.effect == "error=ENOSPC"
                 and fault.call == "pwrite64"

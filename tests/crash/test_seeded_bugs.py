@@ -110,11 +110,6 @@ def power_cuts(bug: str) -> str | None:
     return first_broken(recorded("brief", bug=bug))
 
 
-def killed_lives(bug: str) -> str | None:
-    """So does one after a life that was killed before it had synced."""
-    return first_broken(recorded("straight", kill_at="fdatasync 9", bug=bug))
-
-
 def full_disks(bug: str) -> str | None:
     """A full disk is waited out."""
     outcome = run(Fault("pwrite64", "error=ENOSPC", "opened"), 5, bug=bug)
@@ -149,7 +144,6 @@ TRACED: Final[dict[str, Check]] = {
     "acks_before_the_commit": power_cuts,
     "commits_without_a_sync": power_cuts,
     "does_not_sync_directories": power_cuts,
-    "does_not_sync_what_a_kill_left": killed_lives,
     "takes_a_full_disk_for_done": full_disks,
     "goes_on_after_a_failed_sync": failed_syncs,
 }

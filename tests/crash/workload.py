@@ -296,14 +296,14 @@ SCENARIOS: Final = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("root", type=Path)
     parser.add_argument("--hold", default="")
     parser.add_argument("--acks", type=Path)
     parser.add_argument("--bug", choices=BUGS)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if args.bug:
         BUGS[args.bug](setattr)
     scenario = SCENARIOS[args.scenario]
