@@ -110,11 +110,23 @@ def _live(fault: Fault, number: int, root: Path, bug: str = "") -> tuple[int, st
     return life.exitcode, error.read_text()
 
 
-def _lived(words: Sequence[str], holding: Connection, error: Path) -> None:
+def live(scenario: str, root: Path, *, bug: str = "") -> tuple[int, str]:
+    """Run a scenario to its end; return its exit code and what it said."""
+    error = root / "error"
+    words = [scenario, str(root), *(["--bug", bug] if bug else [])]
+    life = FORKS.Process(target=_lived, args=(words, None, error))
+    life.start()
+    life.join(RUN_SECONDS)
+    assert life.exitcode is not None, "it does not end"
+    return life.exitcode, error.read_text()
+
+
+def _lived(words: Sequence[str], holding: Connection | None, error: Path) -> None:
     """Run the workload in a fork of a process that has all modules."""
     descriptor = os.open(error, os.O_WRONLY | os.O_CREAT, 0o644)
     os.dup2(descriptor, sys.stderr.fileno())
-    Life.phase = partialmethod(_held, holding)  # type: ignore[method-assign, assignment]
+    if holding is not None:
+        Life.phase = partialmethod(_held, holding)  # type: ignore[method-assign, assignment]
     workload.main(words)
 
 

@@ -5,7 +5,6 @@ A check says what is wrong with a life that has the bug, and nothing of one that
 
 import random
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +23,7 @@ from tests.crash import bugs, model
 from tests.crash.exploring import Life as Recorded
 from tests.crash.exploring import explore, promises_of, recorded, scratch
 from tests.crash.model import Model
-from tests.crash.recording import REPOSITORY, RUN_SECONDS, environment, python
-from tests.crash.tampering import Fault, ended_cleanly, run
+from tests.crash.tampering import Fault, ended_cleanly, live, run
 from tests.crash.workload import FAILED, SCENARIOS, Life
 from tests.rollover.conftest import visible, write_here
 from tests.storage.conftest import HOUR, NOON, Lab, send, ticks, until
@@ -45,18 +43,9 @@ def a_life(bug: str) -> str | None:
     """A life with restarts and resends ends with what was sent, each row once."""
     root = scratch()
     try:
-        words = ["tests.crash.workload", "whole", str(root), *(["--bug", bug] if bug else [])]
-        done = subprocess.run(
-            python(*words),
-            env=environment(),
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=RUN_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            return done.stderr
+        code, error = live("whole", root, bug=bug)
+        if code != 0:
+            return error
         return complaint(lambda: Model.of(root / "data", SCENARIOS["whole"]))
     finally:
         shutil.rmtree(root)
@@ -151,7 +140,9 @@ TRACED: Final[dict[str, Check]] = {
 
 @pytest.mark.parametrize("bug", QUICK)
 def test_each_seeded_bug_is_caught(bug: str) -> None:
-    assert QUICK[bug](bug) is not None
+    wrong = QUICK[bug](bug)
+    print(wrong)  # noqa: T201 - by what it was caught
+    assert wrong is not None
 
 
 @pytest.mark.parametrize("check", dict.fromkeys(QUICK.values()))
@@ -168,7 +159,9 @@ def test_every_bug_has_its_check() -> None:
 class TestTraced:
     @pytest.mark.parametrize("bug", TRACED)
     def test_each_seeded_bug_is_caught_by_watching_its_calls(self, bug: str) -> None:
-        assert TRACED[bug](bug) is not None
+        wrong = TRACED[bug](bug)
+        print(wrong)  # noqa: T201 - by what it was caught
+        assert wrong is not None
 
     @pytest.mark.parametrize("check", dict.fromkeys(TRACED.values()))
     def test_without_a_bug_there_is_nothing_to_catch_in_calls(self, check: Check) -> None:
