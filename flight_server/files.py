@@ -145,15 +145,14 @@ class FileRegistry:
 
     def imported(self) -> list[ImportedFile]:
         """Return the files that were imported whole, in the order of their numbers."""
-        with self._database.read() as connection:
-            found = connection.execute(
-                "SELECT number, name, dataset, options, rows FROM files"
-                " WHERE rows IS NOT NULL ORDER BY number"
-            ).fetchall()
-        return [
-            ImportedFile(number, name, dataset, json.loads(options), rows)
-            for number, name, dataset, options, rows in found
+        with self._database.read() as session:
+            known = FILES.all(session)
+        found = [
+            ImportedFile(row.number, row.name, row.dataset, json.loads(row.options), row.rows)
+            for row in known
+            if row.rows is not None
         ]
+        return sorted(found, key=lambda file: file.number)
 
     def complete(self, digest: str, rows: int) -> None:
         """Record that the last row of a file is durable; a second time is fine.
