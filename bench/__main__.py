@@ -16,6 +16,7 @@ from bench.burst import burst
 from bench.measure import Measure
 from bench.measures import ingest, latest
 from bench.report import print_table, write_page
+from bench.rollover import rollover
 from bench.year import year
 
 REST_SECONDS = 60.0
@@ -25,6 +26,7 @@ SUITES: Mapping[str, Callable[[Path, argparse.Namespace], Iterator[Measure]]] = 
     "latest": lambda home, options: latest(home, options.calls),
     "range": lambda home, options: raw_range(home, options.rows),
     "restart": lambda home, options: restart(home, options.rows),
+    "rollover": lambda home, options: rollover(home, options.rows),
     "year": lambda home, options: year(home, options.ticks),
     "burst": lambda home, options: burst(home, options.seconds),
 }
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="|".join((*SUITES, "soak")))
     parser.add_argument("--seconds", type=float, default=20.0, help="of ingest and burst")
     parser.add_argument("--calls", type=int, default=2_000, help="of latest")
-    parser.add_argument("--rows", type=int, default=3_000_000, help="of range and restart")
+    parser.add_argument(
+        "--rows", type=int, default=3_000_000, help="of range, restart and rollover"
+    )
     parser.add_argument("--ticks", type=int, default=20_000, help="a day, of year")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--directory", type=Path, default=None, help="where the data goes")

@@ -39,7 +39,11 @@ class Caller:
 
     def status(self) -> dict[str, Any]:
         """Return the answer of the action ``status``."""
-        (result,) = self._client.do_action(flight.Action("status", b""), self._options)
+        return self.act("status")
+
+    def act(self, name: str, body: bytes = b"") -> dict[str, Any]:
+        """Return the answer of an action."""
+        (result,) = self._client.do_action(flight.Action(name, body), self._options)
         answer: dict[str, Any] = json.loads(result.body.to_pybytes())
         return answer
 
