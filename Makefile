@@ -32,8 +32,8 @@ run: setup ## run the service; the demo feed, unless a source is configured
 setup: .venv/run.stamp ## make everything ready, start nothing
 
 .PHONY: test
-test: .venv/dev.stamp ## run all tests
-	@$(BIN)/pytest
+test: .venv/dev.stamp ## run all tests, a process a core
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: test-hard
 test-hard: .venv/dev.stamp ## crash states, kills, power cuts and mutants by the thousand (root)

@@ -13,6 +13,7 @@ from tickflightd.doctor import data, host, running
 from tickflightd.doctor.data import DAY
 from tickflightd.doctor.findings import Finding, Level, fail, ok, warn, worst
 from tickflightd.doctor.host import DiskTimes
+from tickflightd.tls import Certificate
 
 NOW = 1_795_000_000 * MICROSECONDS
 GIB = 1 << 30
@@ -128,6 +129,18 @@ class TestPermissions:
 
     def test_private_ones_are_fine(self) -> None:
         assert levels(data.permissions({"control.db": 0o600})) == ["ok"]
+
+
+class TestCertificate:
+    @pytest.mark.parametrize(("days", "level"), [(90, Level.OK), (13, Level.WARN)])
+    def test_its_end_is_told_two_weeks_before(self, days: int, level: Level) -> None:
+        shown = Certificate(Path("feed.crt"), b"", b"", "feed.example.com", NOW + days * DAY)
+        found = data.certificate(shown, NOW)
+        assert found.level is level
+        assert str(days) in found.text
+
+    def test_none_is_fine(self) -> None:
+        assert "in the clear" in data.certificate(None, NOW).text
 
 
 class TestKeys:

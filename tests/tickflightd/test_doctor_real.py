@@ -59,6 +59,13 @@ def test_every_failure_says_what_to_do(tmp_path: Path) -> None:
     assert all(one["advice"] for one in failed.values())
 
 
+def test_a_certificate_that_can_not_be_used_fails(tmp_path: Path) -> None:
+    files = {"TLS_CERT": str(tmp_path / "no.crt"), "TLS_KEY": str(tmp_path / "no.key")}
+    code, report = examined(tmp_path, FLIGHT_URI="grpc+tls://127.0.0.1:1", **files)
+    assert code == 1
+    assert "no.crt can't be read" in texts(report, "certificate")
+
+
 def test_settings_that_can_not_be_used_end_the_examination(tmp_path: Path) -> None:
     code, report = examined(tmp_path, DEMO_RATE="many")
     assert code == 1

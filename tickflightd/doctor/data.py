@@ -10,6 +10,7 @@ from flight_server.keys import KeyRecord, Scope
 from storage.journal_chain import JournalFile, breaks
 from storage.ports import MICROSECONDS
 from tickflightd.doctor.findings import Finding, fail, ok, warn
+from tickflightd.tls import Certificate, expiry_warning
 
 OPEN_TO_OTHERS: Final = 0o077
 DAY: Final = 86_400 * MICROSECONDS
@@ -34,6 +35,17 @@ def permissions(modes: Mapping[str, int]) -> list[Finding]:
     ]
     private = ", ".join(modes) or "nothing secret is there yet"
     return findings or [ok("permissions", f"only the owner reads secrets ({private})")]
+
+
+def certificate(shown: Certificate | None, now: int) -> Finding:
+    """Judge what the service encrypts with, known to work; None is in the clear. ``now`` in µs."""
+    if shown is None:
+        return ok("certificate", "the service answers in the clear, on this machine alone")
+    warning = expiry_warning(shown, now)
+    if warning is not None:
+        return warn("certificate", warning, "clients turn away once it has expired")
+    left = shown.days_left(now)
+    return ok("certificate", f"for {shown.name}, and valid for another {left} days")
 
 
 def keys(records: Collection[KeyRecord], used: Collection[str] | None, now: int) -> list[Finding]:

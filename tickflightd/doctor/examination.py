@@ -14,7 +14,7 @@ from storage.errors import JournalError
 from storage.journal_chain import journal_files
 from storage.ports import Clock, SystemDisk
 from tickflight.errors import TickflightError
-from tickflightd import access, directory, machine, settings
+from tickflightd import access, directory, machine, settings, tls
 from tickflightd.connection import connected
 from tickflightd.doctor import data, host, probes, running
 from tickflightd.doctor.findings import Finding, fail, ok, warn
@@ -69,6 +69,7 @@ class _Examination:
             self._disk,
             self._service,
             self._port,
+            self._certificate,
             self._memory,
             self._secrets,
             self._keys,
@@ -148,6 +149,14 @@ class _Examination:
         # One that owns the directory and only refuses our key is ours all the same.
         ours = self._answers or self._owned
         yield running.port(f"{where}:{number}", taken=taken, ours=ours, owner=owner)
+
+    def _certificate(self) -> Iterator[Finding]:
+        try:
+            certificate = tls.server_certificate(self._settings)
+        except TickflightdError as error:
+            yield fail("certificate", str(error), "the service does not start until it is mended")
+            return
+        yield data.certificate(certificate, self._clock.now())
 
     def _secrets(self) -> list[Finding]:
         return data.permissions(probes.secret_modes(self._home, ENV_FILE))
