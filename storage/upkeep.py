@@ -43,8 +43,8 @@ VERIFY_SECONDS: Final = 3_600.0
 """How often a slice of the lake is verified."""
 SLICES: Final = 168
 """Slices that the lake is verified in: a week of hours."""
-SLICE_BYTES_MIN: Final = 256 << 20
-"""Bytes of a slice, at least: a few seconds of a process of the lowest priority."""
+SLICE_BYTES_MIN: Final = 64 << 20
+"""Bytes of a slice, at least: some ten seconds of a process of the lowest priority."""
 SLICE_FILES_MIN: Final = 512
 """Files of a slice, at least: small ones take a millisecond each."""
 RETRY_SECONDS: Final = 600.0
