@@ -14,7 +14,7 @@ from flight_server.door import Door
 from flight_server.errors import InvalidArgumentError, LimitError, NotFoundError
 from flight_server.files import FileRegistry
 from flight_server.identity import Identity, Scope
-from flight_server.lake_actions import LakeActions, UpkeepOrder, VerifyOrder
+from flight_server.lake_actions import LakeActions, RepairOrder, UpkeepOrder, VerifyOrder
 from flight_server.status import StatusBoard, rollover_fields
 from storage.schemas import DATASETS
 from storage.store import Store
@@ -97,6 +97,10 @@ class Actions:
             "vacuum": (
                 "Remove files of the lake that nobody needs now.",
                 lambda body, caller: lake.vacuum(_parse(UpkeepOrder, body), caller),
+            ),
+            "repair": (
+                "Make damaged files of the lake again.",
+                lambda body, caller: lake.repair(_parse(RepairOrder, body), caller),
             ),
             "verify": (
                 "Compare a slice of the lake with what was committed.",

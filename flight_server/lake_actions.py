@@ -34,6 +34,12 @@ class UpkeepOrder(_Order):
     dry_run: Annotated[bool, Field(strict=True)] = False
 
 
+class RepairOrder(_Order):
+    """Repair one table, or all."""
+
+    dataset: Name | None = None
+
+
 class VerifyOrder(_Order):
     """Verify a slice of one table, or of all: files not verified since ``before``, µs."""
 
@@ -82,6 +88,13 @@ class LakeActions:
             done = upkeep.left_over(name) if order.dry_run else upkeep.vacuum(name)
         return {"dry_run": order.dry_run, "removed": _dicts(done)}
 
+    def repair(self, order: RepairOrder, caller: Identity) -> dict[str, Any]:
+        """Make damaged files again."""
+        name = _allowed(order, caller)
+        with _told():
+            done = self._store.upkeep.repair(name)
+        return {"repaired": _dicts(done.repaired), "left": _dicts(done.left)}
+
     def verify(self, order: VerifyOrder, caller: Identity) -> dict[str, Any]:
         """Read a slice of the files whole; to be asked again until nothing is ``left``."""
         name = _allowed(order, caller)
@@ -92,7 +105,7 @@ class LakeActions:
         return {"before": before, **_sums(found.reports), "left": found.left, "damaged": damaged}
 
 
-def _allowed(order: UpkeepOrder | VerifyOrder, caller: Identity) -> str | None:
+def _allowed(order: UpkeepOrder | RepairOrder | VerifyOrder, caller: Identity) -> str | None:
     """Return the table asked for, None for all.
 
     Raises:

@@ -271,7 +271,7 @@ class Store:
         config = self._config
         return Upkeep(
             UpkeepConfig(config.lake_directory, config.hot_window_us, config.retention_us),
-            UpkeepParts(self.tables, memory, own_rows, join, scrub),
+            UpkeepParts(self.tables, memory, own_rows, join, scrub, roll_over, self._segments),
             clock=self._clock,
             disk=disk,
             on_failure=self._fail,

@@ -13,24 +13,24 @@ begun again. A task that fails is told in ``status`` and tried again; others go 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, takewhile
+from dataclasses import replace
 from typing import Final
 
-from storage.errors import LakeError, LakeFullError, StoreClosedError
+from storage.errors import JournalError, LakeError, LakeFullError, StoreClosedError
 from storage.lake import compaction, retention, vacuum
 from storage.lake.compaction import Joined, JoinTask
 from storage.lake.files import LakeFile
 from storage.lake.layout import DAY_US
-from storage.lake.log import LOG
 from storage.lake.retention import Dropped
-from storage.lake.scrub import FileReport, ScrubTask
+from storage.lake.scrub import FileReport
 from storage.lake.table import LakeTable
 from storage.lake.vacuum import LeftOver
-from storage.lake.verified import Verified
 from storage.lake.writer import WrittenFile
+from storage.lake_repair import LakeRepair, Repaired
+from storage.lake_verification import LakeVerification
 from storage.ports import MICROSECONDS, Clock, Disk
 from storage.upkeep_health import UpkeepHealth
-from storage.upkeep_parts import LakeHealth, UpkeepConfig, UpkeepParts, Verification
+from storage.upkeep_parts import LakeHealth, Repair, UpkeepConfig, UpkeepParts, Verification
 
 POLL_SECONDS: Final = 5.0
 """How often the clock is looked at."""
@@ -41,12 +41,6 @@ DAILY_DELAY_US: Final = 1_800 * MICROSECONDS
 may be late, and what comes later is joined a day later."""
 VERIFY_SECONDS: Final = 3_600.0
 """How often a slice of the lake is verified."""
-SLICES: Final = 168
-"""Slices that the lake is verified in: a week of hours."""
-SLICE_BYTES_MIN: Final = 64 << 20
-"""Bytes of a slice, at least: some ten seconds of a process of the lowest priority."""
-SLICE_FILES_MIN: Final = 512
-"""Files of a slice, at least: small ones take a millisecond each."""
 RETRY_SECONDS: Final = 600.0
 """How long after a failure the next attempt is made."""
 FAILURES_MAX: Final = 8
@@ -81,14 +75,14 @@ class Upkeep:
         self._disk = disk
         self._on_failure = on_failure
         self._working = threading.Lock()
-        self._verified = Verified(config.lake, disk)
-        self._health = UpkeepHealth(parts.own_rows, self._verified.damage, clock)
         self._stopping = threading.Event()
+        self._verification = LakeVerification(
+            config.lake, parts.tables, parts.scrub, self._stopping, clock, disk
+        )
+        self._health = UpkeepHealth(parts.own_rows, self._verification, clock)
         self._next = clock.monotonic() + FIRST_SECONDS
         self._next_slice = self._next
         self._day = -1  # the last that the daily tasks were done after
-        # Oldest verification of any file, with the versions of the tables it is true of.
-        self._oldest: tuple[tuple[int, ...], int | None] | None = None
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -107,7 +101,7 @@ class Upkeep:
     @property
     def status(self) -> LakeHealth:
         """How the lake is doing."""
-        return self._health.status(self._verified_since())
+        return self._health.status()
 
     # By hand: each says what would be done, or does it
 
@@ -174,7 +168,16 @@ class Upkeep:
             LakeError: The disk refuses.
         """
         with self._alone(), self._health.task("verification"):
-            return self._verify_slice(before, dataset)
+            return self._verification.slice(before, self._tables(dataset))
+
+    def repair(self, dataset: str | None = None) -> Repair:
+        """Make files again that are known to be damaged, of one table or all.
+
+        Raises:
+            LakeError: The disk refuses.
+        """
+        with self._alone(), self._health.task("repair"):
+            return self._repair(dataset)
 
     # The thread
 
@@ -257,7 +260,7 @@ class Upkeep:
         return [
             group
             for group in compaction.groups_to_join(seen, table.dataset, today)
-            if not any(self._verified.is_damaged(name, file.path) for file in group)
+            if not any(self._verification.is_damaged(table, file) for file in group)
         ]
 
     def _compact(self, dataset: str | None) -> list[Joined]:
@@ -289,8 +292,8 @@ class Upkeep:
         self, table: LakeTable, group: Sequence[LakeFile], error: LakeError
     ) -> list[LakeError]:
         """Read what could not be joined: damage has a name of its own in the status."""
-        paths = tuple(file.path for file in group)
-        reports = self._verify([ScrubTask(str(self._config.lake), table.dataset.name, paths)])
+        paths = [file.path for file in group]
+        reports = self._verification.read({table.dataset.name: paths})
         return [] if any(report.damage for report in reports) else [error]
 
     # Retention
@@ -329,62 +332,35 @@ class Upkeep:
             removed.extend(vacuum.remove(table.root, self._left_over(table), self._disk))
         return removed
 
-    # Verification
+    # Repair
 
-    def _verify_slice(self, before: int | None, dataset: str | None) -> Verification:
-        began = self._clock.now()
-        due = [
-            (table, file)
-            for table, file in self._by_age(dataset)
-            if before is None or self._verified.read_at(table.dataset.name, file.path) < before
-        ]
-        files = self._slice([file for _, file in due])
-        chosen: dict[str, list[str]] = {}
-        for table, file in due[: len(files)]:
-            chosen.setdefault(table.dataset.name, []).append(file.path)
-        lake = str(self._config.lake)
-        tasks = [ScrubTask(lake, name, tuple(paths)) for name, paths in chosen.items()]
-        return Verification(began, tuple(self._verify(tasks)), len(due) - len(files))
+    def _repair(self, dataset: str | None) -> Repair:
+        maker = LakeRepair(
+            self._config.lake,
+            self._parts.segments,
+            lambda task: self._parts.write(task, self._stopping),
+            self._joined,
+            self._disk,
+        )
+        self._verification.read({})
+        repaired: list[Repaired] = []
+        left: list[FileReport] = []
+        for table in self._settled(dataset):
+            files = {file.path: file for file in table.index}
+            for report in self._damaged(table):
+                try:
+                    if report.path not in files:
+                        raise LakeError(report.advice)
+                    repaired.append(maker.repair(table, files[report.path]))
+                except (LakeFullError, StoreClosedError):
+                    raise
+                except (LakeError, JournalError) as error:
+                    left.append(replace(report, advice=str(error)))
+                finally:
+                    self._parts.readers.show(table)
+        self._verification.read({})  # what was exchanged is forgotten
+        return Repair(tuple(repaired), tuple(left))
 
-    def _slice(self, due: Sequence[LakeFile]) -> Sequence[LakeFile]:
-        """Return so many of the first files that all slices of a week are the whole lake."""
-        live = [file for table in self._tables(None) for file in table.index]
-        room = max(SLICE_BYTES_MIN, sum(file.bytes for file in live) // SLICES)
-        most = max(SLICE_FILES_MIN, len(live) // SLICES)
-        ends = takewhile(lambda end: end < room, accumulate(file.bytes for file in due))
-        return due[: min(most, sum(1 for _ in ends) + 1)]
-
-    def _by_age(self, dataset: str | None) -> list[tuple[LakeTable, LakeFile]]:
-        """Return all files, first those that were not read for longest."""
-        files = [(table, file) for table in self._tables(dataset) for file in table.index]
-        return sorted(files, key=lambda one: (self._read_at(*one), one[1].first, one[1].path))
-
-    def _read_at(self, table: LakeTable, file: LakeFile) -> int:
-        """Return when a file was read whole last: whoever wrote it has read it back."""
-        return self._verified.read_at(table.dataset.name, file.path) or table.came(file)
-
-    def _verify(self, tasks: Sequence[ScrubTask]) -> list[FileReport]:
-        reports = self._parts.scrub(tasks, self._stopping) if tasks else []
-        self._verified.note(reports, self._clock.now())
-        self._oldest = None
-        live = {
-            name: frozenset((LOG, *(file.path for file in table.index)))
-            for name, table in self._parts.tables.items()
-        }
-        self._verified.keep_only(live)
-        self._health.note_damage(self._verified.damage)
-        if reports:
-            self._verified.save()
-        return reports
-
-    def _verified_since(self) -> int | None:
-        versions = tuple(table.index.version for table in self._parts.tables.values())
-        known = self._oldest
-        if known is None or known[0] != versions:
-            ages = (
-                self._read_at(table, file)
-                for table in self._parts.tables.values()
-                for file in table.index
-            )
-            known = self._oldest = (versions, min(ages, default=None))
-        return known[1]
+    def _damaged(self, table: LakeTable) -> list[FileReport]:
+        name = table.dataset.name
+        return [one.report for one in self._verification.damage if one.report.dataset == name]

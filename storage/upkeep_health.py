@@ -7,6 +7,7 @@ from typing import Final
 
 from storage.errors import StorageError, StoreClosedError
 from storage.lake.verified import Damage
+from storage.lake_verification import LakeVerification
 from storage.own_rows import OwnRows
 from storage.ports import Clock
 from storage.rollover_parts import State
@@ -23,17 +24,17 @@ class UpkeepHealth:
 
     Args:
         own_rows: Where it is told.
-        damage: What earlier lives found.
+        verification: What is damaged, and how long ago files were read.
         clock: Where time comes from.
     """
 
-    def __init__(self, own_rows: OwnRows, damage: Sequence[Damage], clock: Clock) -> None:
+    def __init__(self, own_rows: OwnRows, verification: LakeVerification, clock: Clock) -> None:
         self._own_rows = own_rows
         self._clock = clock
         self._changing = threading.Lock()
         self._since = clock.now()
         self._failures: dict[str, tuple[int, str]] = {}
-        self._damage = tuple(damage)
+        self._verification = verification
         self._upkept: int | None = None
         self._told = ""
 
@@ -55,21 +56,17 @@ class UpkeepHealth:
             self._failures.pop(name, None)
         self._tell()
 
-    def note_damage(self, damage: Sequence[Damage]) -> None:
-        """Take what is damaged now."""
-        with self._changing:
-            self._damage = tuple(damage)
-
     def note_upkept(self) -> None:
         """Note that the daily tasks are done."""
         with self._changing:
             self._upkept = self._clock.now()
 
-    def status(self, verified_since: int | None) -> LakeHealth:
+    def status(self) -> LakeHealth:
         """Return how the lake is doing."""
         with self._changing:
             failures = list(self._failures.values())
-            damage, since, upkept = self._damage, self._since, self._upkept
+            since, upkept = self._since, self._upkept
+        damage = self._verification.damage
         began = [at for at, _ in failures] + [one.since for one in damage]
         details = [said for _, said in failures]
         if damage:
@@ -79,13 +76,13 @@ class UpkeepHealth:
             since=min(began, default=since),
             detail="; ".join(details),
             damaged=damage,
-            verified_since=verified_since,
+            verified_since=self._verification.since(),
             upkept=upkept,
         )
 
     def _tell(self) -> None:
         """Tell of a change in ``service_events``."""
-        status = self.status(None)
+        status = self.status()
         with self._changing:
             if status.detail == self._told:
                 return

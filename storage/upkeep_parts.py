@@ -12,8 +12,11 @@ from storage.lake.table import LakeTable
 from storage.lake.vacuum import DELAY_US
 from storage.lake.verified import Damage
 from storage.lake.writer import WrittenFile
+from storage.lake_repair import Repaired
 from storage.own_rows import OwnRows
 from storage.rollover_parts import State
+from storage.rollover_task import RolloverResult, RolloverTask
+from storage.segments import SegmentLine
 
 
 class Readers(Protocol):
@@ -56,6 +59,8 @@ class UpkeepParts:
         own_rows: Where troubles are told.
         join: Writes a file; see ``child_process.join``.
         scrub: Reads files; see ``child_process.scrub``.
+        write: Writes files out of the journal; see ``child_process.roll_over``.
+        segments: Finished journal files.
     """
 
     tables: Mapping[str, LakeTable]
@@ -63,6 +68,8 @@ class UpkeepParts:
     own_rows: OwnRows
     join: Callable[[JoinTask, threading.Event], WrittenFile]
     scrub: Callable[[Sequence[ScrubTask], threading.Event], list[FileReport]]
+    write: Callable[[RolloverTask, threading.Event], RolloverResult]
+    segments: SegmentLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +106,16 @@ class Verification:
     began: int
     reports: tuple[FileReport, ...]
     left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair has done.
+
+    Attributes:
+        repaired: Files that were made again.
+        left: Those that could not be, and why.
+    """
+
+    repaired: tuple[Repaired, ...]
+    left: tuple[FileReport, ...]

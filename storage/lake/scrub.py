@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from storage.errors import LakeCorruptError, LakeError
 from storage.lake import layout
-from storage.lake.files import LakeFile
+from storage.lake.files import FileKind, LakeFile
 from storage.lake.log import LOG
 from storage.lake.row_hash import as_text
 from storage.lake.table import LakeTable
@@ -22,6 +22,11 @@ from storage.ports import SystemDisk
 from storage.schemas import DATASETS, Dataset
 
 RESTORE: Final = "put this file back from a backup, under the same name"
+REPAIR: Final = (
+    "run `tickflightd lake repair` while what it was made of is still there, for about a day; later"
+    f" {RESTORE}"
+)
+_MADE_AGAIN: Final = (FileKind.PART, FileKind.COMPACT)
 RESTART: Final = (
     "restart the service, which does without damaged checkpoints; if that does not help, put the"
     f" table's {LOG} back from a backup"
@@ -112,7 +117,7 @@ def _reports(
     for file in sorted(table.index, key=lambda file: file.path):
         if wanted is None or file.path in wanted:
             damage = damage_of(table.root, table.dataset, file, facts.get(file.path))
-            advice = RESTORE if damage else ""
+            advice = (REPAIR if file.kind in _MADE_AGAIN else RESTORE) if damage else ""
             yield FileReport(table.dataset.name, file.path, file.rows, file.bytes, damage, advice)
 
 

@@ -268,6 +268,13 @@ class LakeTable:
                 break
         return known
 
+    def replaced_by(self, path: str) -> tuple[str, ...]:
+        """Return the paths of what was taken out by the commit that brought a file."""
+        for entry in self._log.newest_first(self.index.version):
+            if path in entry.about.get("files", {}):
+                return entry.removed
+        return ()
+
     def removed_since(self, instant: int) -> set[str]:
         """Return the paths of files that were taken out at or after an instant, µs."""
         removed: set[str] = set()

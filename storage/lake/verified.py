@@ -43,6 +43,7 @@ class Verified:
         self._disk = disk
         self._read_at: dict[tuple[str, str], int] = {}
         self._damage: dict[tuple[str, str], Damage] = {}
+        self._changed = False
         self._load()
 
     def read_at(self, dataset: str, path: str) -> int:
@@ -61,6 +62,7 @@ class Verified:
     def note(self, reports: Iterable[FileReport], now: int) -> None:
         """Take what a verification found."""
         for report in reports:
+            self._changed = True
             key = (report.dataset, report.path)
             self._read_at[key] = now
             known = self._damage.pop(key, None)
@@ -71,14 +73,17 @@ class Verified:
         """Forget all files but some, by table: nobody reads the others any more."""
         for known in (self._read_at, self._damage):
             for dataset, path in [key for key in known if key[1] not in paths.get(key[0], ())]:
+                self._changed = True
                 del known[dataset, path]
 
     def save(self) -> None:
-        """Make it durable.
+        """Make it durable, where it has changed.
 
         Raises:
             LakeError: The disk refuses.
         """
+        if not self._changed:
+            return
         scratch = self._path.with_name(f"{NAME}.tmp")
         with errors_as_ours(self._path):
             self._disk.remove(scratch)
@@ -87,6 +92,7 @@ class Verified:
             self._disk.sync(scratch)
             self._disk.rename(scratch, self._path)
             self._disk.sync_directory(self._path.parent)
+        self._changed = False
 
     def _to_json(self) -> dict[str, Any]:
         damage = [{"since": one.since, **one.report.to_json()} for one in self.damage]

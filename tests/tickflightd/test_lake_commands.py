@@ -68,7 +68,7 @@ class TestWithoutService:
         assert done.returncode == 2
         assert "the datasets are ticks" in done.stderr
 
-    @pytest.mark.parametrize("command", ["status", "compact", "retain", "vacuum"])
+    @pytest.mark.parametrize("command", ["status", "compact", "retain", "vacuum", "repair"])
     def test_what_needs_a_service_says_so(self, run: Run, command: str) -> None:
         done = run("lake", command)
         assert done.returncode == 2
@@ -99,6 +99,10 @@ def test_a_running_service_does_it_all(tmp_path: Path, lake: Path) -> None:
         joined_file.write_bytes(joined_file.read_bytes()[:-1])
         (report,) = asked(running, "verify", "--dataset", "ticks", code=1)["damaged"]
         assert report["path"].endswith(joined_file.name)
+        (repaired,) = asked(running, "repair")["repaired"]
+        assert repaired["path"] == report["path"]
+        (lake / "ticks" / repaired["became"]).unlink()
+        assert asked(running, "verify", "--dataset", "ticks", code=1)["files"] == 1
         status = running.run("lake", "status")
         assert "degraded" in status.stdout
-        assert joined_file.name in status.stdout
+        assert "DAMAGED: it is missing" in status.stdout

@@ -13,7 +13,7 @@ from flight_server.identity import Scope
 from tests.flight_server.conftest import House, serving
 from tests.storage.conftest import ticks
 
-ACTIONS = ("lake.status", "compact", "retain", "vacuum", "verify")
+ACTIONS = ("lake.status", "compact", "retain", "vacuum", "repair", "verify")
 LONG_AGO = 1_780_000_000_000_000
 
 
@@ -88,8 +88,8 @@ def test_damage_is_named_by_verify_and_in_status(house: House) -> None:
     services = {one["name"]: one for one in caller.act("status")["services"]}
     assert services["lake"]["state"] == "degraded"
     assert name in services["lake"]["detail"]
-    content[len(content) // 2] ^= 8
-    path.write_bytes(content)
+    (repaired,) = caller.act("repair")["repaired"]
+    assert repaired["path"] == name
     assert caller.act("verify", dataset="ticks")["damaged"] == []
     services = {one["name"]: one for one in caller.act("status")["services"]}
     assert services["lake"]["state"] == "running"
@@ -98,7 +98,7 @@ def test_damage_is_named_by_verify_and_in_status(house: House) -> None:
 def test_a_verification_is_asked_for_slice_by_slice(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.upkeep.SLICE_BYTES_MIN", 1)
+    monkeypatch.setattr("storage.lake_verification.SLICE_BYTES_MIN", 1)
     rolled(house, 3)
     caller = house.caller()
     answer = caller.act("verify", dataset="ticks")

@@ -118,6 +118,29 @@ def verify(ctx: click.Context, *, dataset: str | None, as_json: bool) -> None:
     ctx.exit(EXIT_FAILED if found.damaged else EXIT_DONE)
 
 
+@lake.command()
+@_dataset_option
+@json_option
+@click.pass_context
+def repair(ctx: click.Context, *, dataset: str | None, as_json: bool) -> None:
+    """Make files again that verify has found damaged, as long as what they were made of is there.
+
+    Journal files, and files that were joined, stay for about a day. Exit code 1: some could not be
+    made again.
+    """
+    answer = _asked("repair", {} if dataset is None else {"dataset": dataset})
+    if as_json:
+        print_json(answer)
+    else:
+        for one in answer["repaired"]:
+            click.echo(f"{one['dataset']}/{one['path']}  made again: {one['became']}")
+        for one in answer["left"]:
+            click.echo(_damage(one))
+        if not answer["repaired"] and not answer["left"]:
+            click.echo("nothing to do: no damage is known; `tickflightd lake verify` looks for it")
+    ctx.exit(EXIT_FAILED if answer["left"] else EXIT_DONE)
+
+
 def _verified(dataset: str | None, show: Callable[[int, int], None]) -> "Verified":
     from tickflightd import directory, lake
     from tickflightd.connection import connected
