@@ -53,6 +53,8 @@ FILES_SECONDS: Final = 10.0
 """How soon after an import its file is counted."""
 ASK_SECONDS: Final = 10.0
 """How long the answer to our own question may take."""
+SETTLE_SECONDS: Final = 0.5
+"""How long a record of a file that is being written may look damaged: a commit takes a tenth."""
 FAILING_MAX: Final = 16
 """Failures that are looked at again in each round."""
 STOP_SECONDS: Final = 1.0
@@ -175,11 +177,14 @@ class SpotChecker:
     def _pause(self) -> None:
         self._stopping.wait(PAUSE_SECONDS)
 
+    def _settle(self) -> None:
+        self._stopping.wait(SETTLE_SECONDS)
+
     # Looking
 
     def _look_at_record(self, path: Path, number: int, seed: int) -> Finding | None:
-        tables = self._around.store.tables
-        return self._compared(record_sample(path, number, tables, Random(seed)))  # noqa: S311
+        tables, chance = self._around.store.tables, Random(seed)  # noqa: S311 - no secret
+        return self._compared(record_sample(path, number, tables, chance, self._settle))
 
     def _look_at_file(self, name: str, file: LakeFile, seed: int) -> Finding | None:
         table = self._around.store.tables[name]

@@ -29,7 +29,8 @@ class BatchedView:
     def extent(self, symbol: str) -> SymbolExtent | None:
         """Return how far a symbol's rows reach, or None when it has none."""
         table = self._table()
-        instants = table.filter(pc.field("symbol") == symbol)["ts_event"].cast(pa.int64())
+        # By a mask: an expression would run through an engine that grumbles at Flight's buffers.
+        instants = table["ts_event"].filter(pc.equal(table["symbol"], symbol)).cast(pa.int64())
         if not len(instants):
             return None
         bounds = pc.min_max(instants).as_py()
@@ -91,7 +92,7 @@ class BatchedView:
         if symbols is not None:
             table = table.filter(pc.is_in(table["symbol"], pa.array(symbols, pa.string())))
         if source is not None and "source" in self._dataset.schema.names:
-            table = table.filter(pc.field("source") == source)
+            table = table.filter(pc.equal(table["source"], source))
         return table
 
     def _sorted(self, table: pa.Table) -> pa.Table:

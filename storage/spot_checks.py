@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.errors import JournalCorruptError, JournalError, LakeCorruptError, LakeError
-from storage.journal_file import Access, JournalReader
+from storage.journal_file import Access, JournalReader, is_unfinished
 from storage.journal_verify import ATTEMPTS, journal_paths
 from storage.lake import layout
 from storage.lake.files import LakeFile
@@ -118,6 +118,8 @@ def random_record(directory: Path, chance: Random) -> tuple[Path, int] | None:
         return None
     path = chance.choice(paths)
     try:
+        if path == paths[-1] and is_unfinished(path, Access.BESIDE):
+            return None  # it is just being made
         last, _ = JournalReader(path, Access.BESIDE).newest()
     except JournalError:
         return path, 1  # which will tell what is wrong
@@ -125,7 +127,7 @@ def random_record(directory: Path, chance: Random) -> tuple[Path, int] | None:
 
 
 def record_sample(
-    path: Path, number: int, tables: Mapping[str, LakeTable], chance: Random
+    path: Path, number: int, tables: Mapping[str, LakeTable], chance: Random, pause: Pause
 ) -> Sample | Finding | None:
     """Take rows of one record of the journal; what is wrong with it is a finding.
 
@@ -134,6 +136,7 @@ def record_sample(
         number: Of the record.
         tables: Of the lake: they tell whose synthetic rows are left behind.
         chance: Chooses.
+        pause: Called before a record that looks damaged is read again.
 
     Raises:
         JournalError: The file can't be read now.
@@ -152,6 +155,7 @@ def record_sample(
             if attempt + 1 == ATTEMPTS:
                 detail = f"{_named(error, path.parent)}; run `tickflightd journal verify`"
                 return Finding("journal", CheckKind.JOURNAL, 1, 0, detail)
+            pause()
         else:
             left_behind = real_symbols(tables).get(record.dataset, ())
             if left_behind:
@@ -227,7 +231,7 @@ def _sample(
             same = pc.is_null(rows[name]) if value is None else pc.equal(rows[name], value)
             at = pc.sum(same.slice(0, at)).as_py() or 0
             rows = rows.filter(same)
-    rows = rows.sort_by("ts_event")
+    rows = rows.take(pc.sort_indices(rows["ts_event"]))
     first = chance.randrange(max(1, rows.num_rows - SAMPLE_ROWS + 1))
     taken = rows.slice(first, SAMPLE_ROWS)
     instants = taken["ts_event"].cast(pa.int64())

@@ -123,6 +123,15 @@ class TestHealthy:
         assert [one for one in failed(house) if one.kind is CheckKind.REREAD] == []
         assert len(store.tables["ticks"].index) == 0
 
+    def test_a_file_of_the_journal_that_is_just_being_made_is_no_failure(
+        self, house: House, caller: Caller, tmp_path: Path
+    ) -> None:
+        caller.put(ticks(50))
+        being_made = tmp_path / "journal" / "99999999-20990101T00.journal"
+        being_made.touch()
+        assert failed(house) == []
+        being_made.unlink()
+
     def test_what_was_found_is_told_and_counted(self, house: House, caller: Caller) -> None:
         caller.put(ticks(50))
         (found,) = looked(house, 1)
