@@ -11,6 +11,7 @@ FlightServiceError
 │   ├── LimitError              the answer or request is too large     → FlightServerError
 │   └── LakeFailedError         the disk's; what was ordered failed    → FlightServerError
 ├── AddressError                the operator's: the address is taken or not ours to listen on
+├── UnansweredError             nobody's: the server was too busy to answer itself
 └── ControlStoreError           the disk's: keys or files can't be read or written; clients are
     │                           told "internal error" and an id to look up in the log
     └── ControlDamagedError     what is there is not what was written
@@ -164,6 +165,11 @@ class LakeFailedError(RequestError):
 @final
 class AddressError(FlightServiceError):
     """The server can't listen where it should."""
+
+
+@final
+class UnansweredError(FlightServiceError):
+    """The server asked itself a question, and got no answer."""
 
 
 class ControlStoreError(FlightServiceError):

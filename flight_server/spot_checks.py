@@ -23,7 +23,7 @@ import structlog
 from pyarrow import flight
 
 from flight_server.check_tally import CheckTally
-from flight_server.errors import FlightServiceError
+from flight_server.errors import FlightServiceError, UnansweredError
 from flight_server.files import ImportedFile
 from flight_server.witnesses import check_file
 from storage.errors import StorageError
@@ -171,8 +171,11 @@ class SpotChecker:
         try:
             do()
         except (StorageError, FlightServiceError) as error:
-            if not self._stopping.is_set():
-                _LOG.warning("spot-check not carried out", reason=str(error))
+            self._note_missed(error)
+
+    def _note_missed(self, error: Exception) -> None:
+        if not self._stopping.is_set():
+            _LOG.warning("spot-check not carried out", reason=str(error))
 
     def _pause(self) -> None:
         self._stopping.wait(PAUSE_SECONDS)
@@ -204,13 +207,15 @@ class SpotChecker:
         except flight.FlightServerError as error:
             if RETENTION in str(error.extra_info):
                 return None
+            if self._stopping.is_set():
+                raise UnansweredError("it is shutting down") from error
             said = str(error).partition("\n")[0]
             detail = f"{taken.where}: readers get an error: {said}"
             rows = len(taken.hashes)
             return Finding(taken.dataset, taken.kind, rows, 0, detail, taken.symbol)
         except (flight.FlightError, pa.ArrowException) as error:
-            _LOG.info("spot-check not answered", reason=str(error).partition("\n")[0])
-            return None  # busy, or stopping: that is no answer, and no wrong one
+            # Busy, late or stopping: that is no answer, and no wrong one.
+            raise UnansweredError(str(error).partition("\n")[0]) from error
 
     def _answer(self, sample: Sample) -> Iterator[pa.RecordBatch]:
         around = self._around
@@ -236,7 +241,11 @@ class SpotChecker:
         """Look at each, and tell what is new: what was wrong before is told when it is mended."""
         news = []
         for name, look in looks.items():
-            found = look()
+            try:
+                found = look()
+            except (StorageError, UnansweredError) as error:
+                self._note_missed(error)  # what was wrong before still is, for all we know
+                continue
             before = self._failing.pop(name, None)
             if found is not None and found.passed < found.checked:
                 if len(self._failing) < FAILING_MAX:
