@@ -16,10 +16,10 @@ import secrets
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 from flight_server.control_tables import TABLES, migrate
 from flight_server.errors import ControlDamagedError, ControlStoreError
@@ -63,13 +63,13 @@ class ControlDatabase:
         self._path = directory / DATABASE_NAME
         self._read_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        with _store_errors(self._path), ExitStack() as undo:
+        with store_errors(self._path), ExitStack() as undo:
             SystemDisk().make_directory(directory)
             if not self._path.exists():
                 _create(directory)
-            self.pepper = _read_pepper(directory)
-            self._reader = undo.enter_context(closing(_connect(self._path)))
-            self._writer = undo.enter_context(closing(_connect(self._path)))
+            self.pepper = read_pepper(directory)
+            self._reader = undo.enter_context(closing(connect(self._path)))
+            self._writer = undo.enter_context(closing(connect(self._path)))
             self._inode = self._path.stat().st_ino
             self._prepare()
             undo.pop_all()
@@ -83,7 +83,7 @@ class ControlDatabase:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Read: all of it as it was at one moment, held alone until the block ends."""
-        with self._read_lock, _store_errors(self._path), _transaction(self._reader, "DEFERRED"):
+        with self._read_lock, store_errors(self._path), _transaction(self._reader, "DEFERRED"):
             yield self._session(self._reader)
 
     @contextmanager
@@ -93,7 +93,7 @@ class ControlDatabase:
         What is reported as done is folded into the file itself: a log that is damaged is cut off
         where the damage begins, and what it held, such as a revocation, would be forgotten.
         """
-        with self._write_lock, _store_errors(self._path):
+        with self._write_lock, store_errors(self._path):
             with _transaction(self._writer, "IMMEDIATE"):
                 yield self._session(self._writer)
             _fold(self._writer)
@@ -103,7 +103,7 @@ class ControlDatabase:
 
         SQLite keeps reading a deleted file without a word, and would never see a revocation.
         """
-        with _store_errors(self._path):
+        with store_errors(self._path):
             if self._path.stat().st_ino != self._inode:
                 raise ControlStoreError(
                     f"{self._path} was replaced while in use: restart the service"
@@ -111,7 +111,7 @@ class ControlDatabase:
 
     def changes(self) -> int:
         """Return a number that changes when another connection has written something."""
-        with self._read_lock, _store_errors(self._path):
+        with self._read_lock, store_errors(self._path):
             (version,) = self._reader.execute("PRAGMA data_version").fetchone()
             return int(version)
 
@@ -133,23 +133,33 @@ def _create(directory: Path) -> None:
     """Make the pair; either file may appear at any moment by another process's hand."""
     with suppress(FileExistsError):
         _publish(directory / PEPPER_NAME, secrets.token_bytes(_PEPPER_BYTES))
-    pepper = _read_pepper(directory)
+    pepper = read_pepper(directory)
     scratch = directory / f".{DATABASE_NAME}.{secrets.token_hex(8)}"
-    _write_private(scratch, b"")
     try:
-        with closing(_connect(scratch)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            with _transaction(connection, "IMMEDIATE"):
-                migrate(Session(connection, pepper, scratch))
-                check = ("pepper_check", _check_of(pepper))
-                connection.execute("INSERT INTO meta VALUES (?, ?)", check)
+        write_new(scratch, pepper, {})
         with suppress(FileExistsError):
             _link(scratch, directory / DATABASE_NAME)
     finally:
-        scratch.unlink()
+        scratch.unlink(missing_ok=True)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def write_new(path: Path, pepper: bytes, rows: Mapping[str, Sequence[Any]]) -> None:
+    """Write a whole database to a new file, durable but for its name; ``rows`` by table."""
+    _write_private(path, b"")
+    with closing(connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        with _transaction(connection, "IMMEDIATE"):
+            session = Session(connection, pepper, path)
+            migrate(session)
+            for table in TABLES:
+                table.fill(session, rows.get(table.name, ()))
+            check = ("pepper_check", _check_of(pepper))
+            connection.execute("INSERT INTO meta VALUES (?, ?)", check)
+        _fold(connection)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database as every reader and writer of it must."""
     connection = sqlite3.connect(
         path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -180,7 +190,8 @@ def _check_of(pepper: bytes) -> bytes:
     return hashlib.blake2b(b"pepper check", key=pepper, digest_size=32).digest()
 
 
-def _read_pepper(directory: Path) -> bytes:
+def read_pepper(directory: Path) -> bytes:
+    """Return the pepper, which must be whole and ours alone."""
     path = directory / PEPPER_NAME
     try:
         with path.open("rb") as file:
@@ -237,7 +248,8 @@ def _fold(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
+def store_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite or the file system raises into ``ControlStoreError``."""
     try:
         yield
     except sqlite3.Error as error:

@@ -182,9 +182,8 @@ class ControlDamagedError(ControlStoreError):
 
     def __init__(self, path: Path, found: str) -> None:
         super().__init__(
-            f"{path} is damaged: {found}. Stop the service and restore {path.name} and"
-            f" {path.stem}.pepper from one backup; without one, move both away and make new keys"
-            " with `tickflightd keys create`"
+            f"{path} is damaged: {found}. Stop the service and run `tickflightd keys repair`, which"
+            f" keeps what is intact; the rest is in a backup of {path.name} and {path.stem}.pepper"
         )
 
 

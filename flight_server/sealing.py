@@ -12,6 +12,7 @@ damaged would hide a row that is there.
 import hashlib
 import sqlite3
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar, final
@@ -118,6 +119,27 @@ class SealedTable(Generic[RowT]):
         for row in rows:
             session.connection.execute(self._remove, row[: self._key_columns])
             self._reseal(session, row, -1)
+
+    def intact(self, session: Session) -> list[RowT]:
+        """Return the rows that can be read and are as they were written, whatever else is not."""
+        found: dict[tuple[Value, ...], RowT] = {}
+        keys = self.columns[: self._key_columns]
+        for direction in ("ASC", "DESC"):  # from both sides of what can't be read
+            order = ", ".join(f"{key} {direction}" for key in keys)
+            with suppress(sqlite3.Error, UnicodeDecodeError):
+                for *values, checksum in session.connection.execute(
+                    f"{self._all} ORDER BY {order}"
+                ):
+                    if checksum == self._checksum(session, values):
+                        found[tuple(values[: self._key_columns])] = self.row(values)
+        return list(found.values())
+
+    def sealed_rows(self, session: Session) -> int | None:
+        """Return how many rows there should be; None where the seal is damaged, too."""
+        try:
+            return self._seal(session).rows
+        except (ControlDamagedError, sqlite3.Error, UnicodeDecodeError):
+            return None
 
     def fill(self, session: Session, rows: Collection[RowT]) -> None:
         """Write the first rows of a table that was just created."""

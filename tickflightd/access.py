@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
+from flight_server.control_repair import Repaired, repair
 from flight_server.errors import FlightServiceError, InvalidArgumentError
 from flight_server.keys import KeyRecord, KeyStore, NewKey, Scope
 from flight_server.usage import UsageTable
 from storage.ports import Clock, SystemClock
+from tickflightd import directory
 from tickflightd.errors import ConfigurationError, ServiceError
 from tickflightd.quantities import parse_duration
 
@@ -28,7 +30,7 @@ READING: Final = (Scope.READ_REALTIME, Scope.READ_HISTORY)
 
 
 @contextmanager
-def key_store(directory: Path, clock: Clock | None = None) -> Iterator[KeyStore]:
+def key_store(place: Path, clock: Clock | None = None) -> Iterator[KeyStore]:
     """Open the keys of a data directory, whether or not a service runs on it.
 
     Raises:
@@ -36,12 +38,26 @@ def key_store(directory: Path, clock: Clock | None = None) -> Iterator[KeyStore]
         ServiceError: The store can't be used, or there is no such key.
     """
     try:
-        with KeyStore(directory, clock or SystemClock()) as store:
+        with KeyStore(place, clock or SystemClock()) as store:
             yield store
     except InvalidArgumentError as error:
         raise ConfigurationError(str(error)) from error
     except FlightServiceError as error:
         raise ServiceError(str(error)) from error
+
+
+def repaired(place: Path) -> Repaired | None:
+    """Put the control database of a directory in order that no service uses; None: it is.
+
+    Raises:
+        AlreadyRunningError: A service uses it.
+        ServiceError: It can't be done; the database is as it was.
+    """
+    with directory.owned(place, directory.FLIGHT_LOCK):
+        try:
+            return repair(place, SystemClock())
+        except FlightServiceError as error:
+            raise ServiceError(str(error)) from error
 
 
 def create_for_model(
@@ -74,14 +90,14 @@ def create_for_model(
     )
 
 
-def last_used(directory: Path) -> Mapping[str, dt.date]:
+def last_used(place: Path) -> Mapping[str, dt.date]:
     """Return the last day (UTC) each key was used, by its id.
 
     Raises:
         ServiceError: The store can't be used.
     """
     try:
-        with UsageTable(directory) as usage:
+        with UsageTable(place) as usage:
             return usage.last_days()
     except FlightServiceError as error:
         raise ServiceError(str(error)) from error

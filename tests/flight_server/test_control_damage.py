@@ -18,7 +18,7 @@ import pytest
 
 import flight_server.control
 from flight_server.errors import ControlStoreError, CredentialError, Refusal
-from flight_server.files import FileRegistry
+from flight_server.files import FileRegistry, Registration
 from flight_server.keys import KeyStore, Scope
 from flight_server.usage import Usage, UsageTable
 from storage.ports import SystemClock
@@ -71,7 +71,7 @@ def fill(directory: Path) -> list[str]:
     return [new.key for new in made]
 
 
-def register(files: FileRegistry, number: int) -> object:
+def register(files: FileRegistry, number: int) -> Registration:
     digest = digest_of(number)
     return files.register(digest, name="f", dataset="ticks", options={"a": 1}, producer=digest)
 
@@ -319,7 +319,7 @@ def test_an_error_says_what_is_damaged_and_what_to_do(tmp_path: Path) -> None:
         ask(tmp_path, [key])
     assert str(tmp_path / "control.db") in str(caught.value)
     assert "table keys: the checksum of row" in str(caught.value)
-    assert "tickflightd keys create" in str(caught.value)
+    assert "tickflightd keys repair" in str(caught.value)
 
 
 @pytest.mark.parametrize(

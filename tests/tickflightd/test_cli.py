@@ -109,6 +109,23 @@ class TestKeys:
         for words in (["keys", "list"], ["keys", "list", "--json"]):
             assert secret not in run(*words).stdout
 
+    def test_a_damaged_key_is_named_and_a_repair_keeps_the_others(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        ids = [
+            json.loads(run("keys", "create", model, "--json").stdout)["id"] for model in ("a", "b")
+        ]
+        assert "nothing is damaged" in run("keys", "repair").stdout
+        (path,) = tmp_path.rglob("control.db")
+        path.write_bytes(path.read_bytes().replace(ids[0].encode(), ids[0].encode().swapcase()))
+        listed = run("keys", "list")
+        assert listed.returncode == 1
+        assert "control.db is damaged" in listed.stderr
+        assert "tickflightd keys repair" in listed.stderr
+        done = json.loads(run("keys", "repair", "--json").stdout)
+        assert (done["kept"]["keys"], done["lost"]["keys"]) == (1, 1)
+        assert ids[1] in run("keys", "list").stdout
+
     @pytest.mark.parametrize(
         ("words", "code", "reason"),
         [

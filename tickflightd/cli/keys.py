@@ -89,6 +89,31 @@ def rotate(*, key_id: str, as_json: bool) -> None:
     _print_new(new, as_json=as_json)
 
 
+@keys.command()
+@json_option
+def repair(*, as_json: bool) -> None:
+    """Put a damaged control.db in order: keep all keys and files that are intact.
+
+    The service has to be stopped. A key that is lost is refused from then on; the database as it
+    was stays beside the new one.
+    """
+    from tickflightd import access
+
+    done = access.repaired(_place())
+    if as_json:
+        evidence = done and str(done.evidence)
+        kept, lost = (done.kept, done.lost) if done else ({}, {})
+        print_json({"evidence": evidence, "kept": dict(kept), "lost": dict(lost)})
+    elif done is None:
+        click.echo("nothing is damaged, so nothing was changed")
+    else:
+        for table, rows in done.kept.items():
+            lost_rows = done.lost[table]
+            told = "an unknown number of" if lost_rows is None else f"{lost_rows:,}"
+            click.echo(f"{table}  {rows:,} rows kept, {told} lost")
+        click.echo(f"the database as it was: {done.evidence}")
+
+
 @contextmanager
 def _opened() -> "Iterator[KeyStore]":
     from tickflightd import access
