@@ -35,7 +35,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
-        if name.startswith("TICKFLIGHT_"):
+        if name.startswith("TICKFLIGHT_") or name == "COLUMNS":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
