@@ -27,7 +27,7 @@ settings.load_profile("unhurried")
 
 HOUR = 3_600_000_000
 CHANNEL = [
-    # A server that was killed is tried again at once. The minimum stays: so long may connecting take.
+    # A server that was killed is tried again at once; connecting may take as long as it takes.
     *((f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "max")),
     # A client that does not read is full at once: windows that adapt grow beyond most answers.
     ("grpc.http2.bdp_probe", 0),
