@@ -80,7 +80,10 @@ def _salvaged(path: Path, pepper: bytes) -> tuple[Rows, Mapping[str, int | None]
 
 
 def _marker(rows: Rows, now: int) -> FileRow:
-    """Return a row whose number keeps those of lost files from being given out again."""
+    """Return a row whose number keeps those of lost files from being given out again.
+
+    It is of an import that never came to its end, so nobody looks for its rows.
+    """
     known = max((row.number for row in rows[FILES.name]), default=0)
     return FileRow(
         digest=f"lost {now}",
@@ -90,8 +93,8 @@ def _marker(rows: Rows, now: int) -> FileRow:
         options="{}",
         producer="",
         registered_at=now,
-        completed_at=now,
-        rows=0,
+        completed_at=None,
+        rows=None,
     )
 
 

@@ -93,6 +93,7 @@ def test_the_number_of_a_lost_file_is_not_given_out_again(
     assert done.lost == {"keys": 0, "files": 1, "usage": 0}
     with FileRegistry(directory, CLOCK) as files:
         again = register(files, FILES - 1)
+        assert files.imported() == []
     assert again.state is ImportState.NEW
     assert again.number > NUMBERS_SKIPPED
 
