@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -35,6 +36,8 @@ SESSION_MINUTES: Final = 1_380
 MONTH_DAYS: Final = 30
 FIRST_DAY: Final = 20_089
 """2025-01-01, in days since 1970."""
+BATCH_ROWS: Final = 4_096
+"""After as many rows the market's prices repeat: they are the same in all batches."""
 CALLS: Final = 20
 REPEATS: Final = 3
 
@@ -45,7 +48,7 @@ class Year:
 
     Attributes:
         ticks: Rows.
-        bytes: Of the files of ticks.
+        bytes: Of the files of ticks, all of the year.
         bars: Rows of kept bars.
         keeping_seconds: To make those of the ticks.
     """
@@ -73,7 +76,9 @@ def _write_year(lake: Path, ticks_a_day: int) -> Year:
         tables.append(LakeTable(layout.table_root(lake, dataset), dataset, disk))
         tables[-1].refresh()
     table, bars = tables
-    files = [_write_day(table, day, ticks_a_day) for day in range(FIRST_DAY, FIRST_DAY + DAYS)]
+    market = ticks("bench", BATCH_ROWS, 0, symbols=1)
+    days = range(FIRST_DAY, FIRST_DAY + DAYS)
+    files = [_write_day(table, day, _taken(market, ticks_a_day)) for day in days]
     table.commit_part(1, 0, 0, 0, files)
     began = time.perf_counter()
     BarsKeeper(table, bars, Lake(lake), disk, lambda _: None, Event()).catch_up()
@@ -85,11 +90,15 @@ def _write_year(lake: Path, ticks_a_day: int) -> Year:
     )
 
 
-def _write_day(table: LakeTable, day: int, count: int) -> WrittenFile:
-    template = next(ticks("bench", count, 0, symbols=1, seed=day))
+def _taken(market: Iterator[pa.RecordBatch], count: int) -> pa.Table:
+    batches = islice(market, -(-count // BATCH_ROWS))
+    return pa.Table.from_batches(batches).slice(0, count)
+
+
+def _write_day(table: LakeTable, day: int, rows: pa.Table) -> WrittenFile:
+    count = rows.num_rows
     steps = np.arange(count) * (SESSION_MINUTES * 60 * MICROSECONDS) // count
     instants = day * DAY_US + steps.astype(np.int64)
-    rows = pa.Table.from_batches([template])
     for name in ("ts_event", "ts_recv", "sequence"):
         at = rows.schema.get_field_index(name)
         column = pa.array(instants).cast(rows.schema.field(at).type)
@@ -145,7 +154,7 @@ def _ticks(home: Path, service: Service, written: Year) -> Iterator[Measure]:
         unit="ticks/s",
         floor=of_floor,
         floor_is="pq.read_table + bare Flight",
-        details={"bytes_a_tick": written.bytes / written.ticks},
+        details={"mib_of_files": written.bytes / (1 << 20)},
     )
     before = _peak_mib(service)
     seconds, rows = Caller(service.uri, service.key, {**month, **_span(DAYS)}).drain()
