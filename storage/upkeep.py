@@ -168,7 +168,7 @@ class Upkeep:
             LakeError: The disk refuses.
         """
         with self._alone(), self._health.task("verification"):
-            return self._verification.slice(before, self._tables(dataset))
+            return self._verification.slice(before, list(self._settled(dataset)))
 
     def repair(self, dataset: str | None = None) -> Repair:
         """Make files again that are known to be damaged, of one table or all.

@@ -57,11 +57,13 @@ def owned(directory: Path, lock: str) -> Iterator[None]:
 
 
 def is_owned(directory: Path, lock: str) -> bool:
-    """Whether a process owns ``directory`` for a purpose right now; changes nothing."""
+    """Whether a process owns ``directory`` for a purpose right now, or may; changes nothing."""
     try:
         descriptor = os.open(directory / lock, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        return True  # another user's, who alone could tell
     try:
         return not _try_lock(descriptor)
     finally:

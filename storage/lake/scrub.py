@@ -94,7 +94,7 @@ def scrub(task: ScrubTask) -> Iterator[FileReport]:
     The first report is of the table's log, where there is one.
 
     Raises:
-        LakeError: The disk refuses.
+        LakeError: The disk refuses to list a log.
     """
     dataset = DATASETS[task.dataset]
     table = LakeTable(layout.table_root(Path(task.lake), dataset), dataset, SystemDisk())
@@ -104,6 +104,8 @@ def scrub(task: ScrubTask) -> Iterator[FileReport]:
     except LakeCorruptError as error:
         detail = str(error).partition(": ")[2]
         yield FileReport(dataset.name, LOG, 0, 0, detail, RESTART)
+        for path in task.paths or ():
+            yield FileReport(dataset.name, path, 0, 0, "its table's log can't be read", RESTART)
         return
     if table.index.version >= 0:
         yield FileReport(dataset.name, LOG, 0, 0)
@@ -131,9 +133,6 @@ def damage_of(
         dataset: What it holds.
         file: As the table has it.
         facts: What was committed about it.
-
-    Raises:
-        LakeError: The disk refuses.
     """
     if facts is None:
         return "the log says nothing about it"
@@ -147,7 +146,7 @@ def damage_of(
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
-        raise LakeError(f"{path}: {error}") from error
+        return f"it can't be read: {error.strerror}"
     if size != facts.bytes:
         return f"it has {size:,} bytes, and {facts.bytes:,} were committed"
     if digest != facts.digest:
@@ -158,7 +157,7 @@ def damage_of(
 def _wrong_rows(path: Path, dataset: Dataset, file: LakeFile, facts: WrittenFile) -> str | None:
     try:
         found = summary_of(path, dataset, file.symbol)
-    except LakeCorruptError as error:
+    except LakeError as error:
         return str(error).partition(": ")[2]
     if found.rows != facts.rows:
         return f"it has {found.rows:,} rows, and {facts.rows:,} were committed"

@@ -71,6 +71,13 @@ def test_a_file_that_is_cut_short_or_missing_is_named(table: LakeTable) -> None:
     assert found(table) == {name: "it is missing"}
 
 
+def test_a_file_that_cannot_be_read_is_named(table: LakeTable) -> None:
+    name, path = path_of(table)
+    path.unlink()
+    path.mkdir()
+    assert found(table) == {name: "it can't be read: Is a directory"}
+
+
 def test_a_file_in_the_place_of_another_is_noticed(table: LakeTable) -> None:
     (one, path), (other, there) = path_of(table, 0), path_of(table, 1)
     content = path.read_bytes()
@@ -92,6 +99,9 @@ def test_a_log_that_cannot_be_read_is_named(table: LakeTable) -> None:
     entry = table.root / LOG / f"{1:020d}.json"
     entry.write_bytes(entry.read_bytes()[:-5])
     assert list(found(table)) == [LOG]
+    name, _ = path_of(table)  # and nobody can tell what the files were meant to be
+    reports = scrub(ScrubTask(str(table.root.parent), "ticks", (name,)))
+    assert [report.path for report in reports if report.damage] == [LOG, name]
 
 
 def test_nothing_is_changed_and_a_torn_entry_is_as_good_as_not_there(table: LakeTable) -> None:
