@@ -32,8 +32,12 @@ def verified(place: Path) -> Iterator[FileReport]:
         raise TickflightdError(str(error)) from error
 
 
-def repaired(place: Path) -> Repaired:
+def repaired(place: Path, lake: Path) -> Repaired:
     """Put the journal of a data directory in order that no service uses.
+
+    Args:
+        place: The data directory.
+        lake: Directory of the lake's tables, which tell what the journal need not have.
 
     Raises:
         AlreadyRunningError: A service uses it.
@@ -42,7 +46,7 @@ def repaired(place: Path) -> Repaired:
     disk = SystemDisk()
     with directory.owned(place, directory.FLIGHT_LOCK):
         try:
-            rolled = _rolled(place / "lake", disk)
+            rolled = _rolled(lake, disk)
             return repair(place / "journal", rolled, clock=SystemClock(), disk=disk)
         except (JournalError, LakeError) as error:
             raise TickflightdError(str(error)) from error

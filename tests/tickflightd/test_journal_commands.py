@@ -14,7 +14,7 @@ from storage.ports import SystemClock, SystemDisk
 from storage.schemas import JOBS
 from storage.selection import SourcePolicy
 from storage.store import Store, StoreConfig
-from tests.storage.conftest import rows_of
+from tests.storage.conftest import rows_of, until
 from tickflightd import directory
 from tickflightd.testing import own_environment, tickflightd
 
@@ -25,7 +25,11 @@ RECORDS = 3
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data directory whose journal has three records."""
-    config = StoreConfig(tmp_path / "data", 1 << 30, SourcePolicy(("demo",), fresh_us=1))
+    return filled(StoreConfig(tmp_path / "data", 1 << 30, SourcePolicy(("demo",), fresh_us=1)))
+
+
+def filled(config: StoreConfig, *, rolled: bool = False) -> Path:
+    """Journal three records, and have them rolled over if told to; return the data directory."""
     failures: list[BaseException] = []
     store = Store(config, clock=SystemClock(), disk=SystemDisk(), on_failure=failures.append)
     job = {"job_id": "j", "kind": "k", "payload": "{}", "state": "s", "priority": "p"}
@@ -36,6 +40,10 @@ def data(tmp_path: Path) -> Path:
         stream.end()
         while stream.next_ack() is not None:
             pass
+    if rolled:
+        number = store.rollover.begin(everything=True)
+        until(lambda: store._segments.newest >= number)
+        store.rollover.step()
     store.close()
     assert failures == []
     return config.directory
@@ -83,6 +91,19 @@ def test_damage_is_named_repaired_and_told(run: Run, data: Path) -> None:
     assert "LOST 2 rows of jobs" in done.stdout
     assert "journal.damaged-" in done.stdout.splitlines()[-1]
     assert run("journal", "verify").returncode == 0
+
+
+def test_what_a_lake_elsewhere_has_is_not_lost(tmp_path: Path) -> None:
+    policy = SourcePolicy(("demo",), fresh_us=1)
+    lake = tmp_path / "elsewhere"
+    data = filled(StoreConfig(tmp_path / "data", 1 << 30, policy, lake=lake), rolled=True)
+    for path in (data / "journal").glob("*.journal"):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE records SET body = zeroblob(length(body)) WHERE id = 2")
+    environment = own_environment(DATA_DIR=str(data), DEMO="0", LAKE_URI=str(lake))
+    done = tickflightd("journal", "repair", "--json", environment=environment, cwd=data)
+    assert answer(done)["repaired"] is True
+    assert answer(done)["lost"] == []
 
 
 def test_a_repair_answers_programs_with_counts_and_spans(run: Run, data: Path) -> None:

@@ -54,9 +54,11 @@ def repair(*, as_json: bool) -> None:
     The service has to be stopped. The journal as it was stays beside the new one; nothing is
     deleted. Lost rows become rows of the dataset gaps.
     """
+    from tickflightd import directory
     from tickflightd.journal import repaired
 
-    done = repaired(_place())
+    settings = load_settings()
+    done = repaired(directory.prepare(settings.data_directory), settings.lake_directory)
     if as_json:
         print_json(_answer(done))
     else:
