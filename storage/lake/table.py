@@ -9,7 +9,6 @@ The log is never cleaned up, since it holds the digests of all files. So checkpo
 can't make durable either, only save time: where one is damaged, all are dropped.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,10 +30,10 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from storage.errors import LakeCorruptError, LakeError
 from storage.lake import layout
+from storage.lake.actions import data_files, facts_of, statistics, values_of, written
 from storage.lake.files import FileIndex, LakeFile
 from storage.lake.log import LOG, METADATA, Log
 from storage.lake.outside import errors_as_ours
-from storage.lake.row_hash import as_text
 from storage.lake.writer import WrittenFile
 from storage.ports import Disk
 from storage.schemas import Dataset
@@ -250,7 +249,7 @@ class LakeTable:
                 about["end"],
                 about["epoch"],
                 entry.committed,
-                tuple(_written(path, facts) for path, facts in about["files"].items()),
+                tuple(written(path, facts) for path, facts in about["files"].items()),
             )
             found.append(record)
         return found[::-1]
@@ -263,7 +262,7 @@ class LakeTable:
         for entry in self._log.newest_first(index.version):
             for path, facts in entry.about.get("files", {}).items():
                 if path in wanted and path not in known:
-                    known[path] = _written(path, facts)
+                    known[path] = written(path, facts)
             if len(known) == len(wanted):
                 break
         return known
@@ -311,7 +310,7 @@ class LakeTable:
         told = {
             **about,
             "actions": len(adds) + len(removes) + len(transactions),
-            "files": {file.path: _facts(file) for file in added},
+            "files": {file.path: facts_of(file) for file in added},
         }
         properties = CommitProperties(
             custom_metadata={METADATA: told},
@@ -374,7 +373,7 @@ class LakeTable:
     def _add(self, file: WrittenFile, now_ms: int, *, changes: bool) -> AddAction:
         place = layout.FilePath.parse(file.path)
         values = layout.partition_values(self.dataset, place.symbol, place.date)
-        return AddAction(file.path, file.bytes, values, now_ms, changes, _statistics(file))
+        return AddAction(file.path, file.bytes, values, now_ms, changes, statistics(file))
 
     def _remove(self, file: LakeFile, now_ms: int, *, changes: bool) -> RemoveAction:
         values: dict[str, str | None] = dict(
@@ -427,11 +426,11 @@ class LakeTable:
             self.index, self.part, self.position, self.epoch = FileIndex(-1), 0, 0, 0
             return
         actions = pa.table(table.get_add_actions(flatten=True))
-        files = _files(actions)
+        files = data_files(actions)
         self._modified = dict(
             zip(
-                _plain(actions, "path"),
-                (1_000 * instant for instant in _plain(actions, "modification_time")),
+                values_of(actions, "path"),
+                (1_000 * instant for instant in values_of(actions, "modification_time")),
                 strict=True,
             )
         )
@@ -450,73 +449,3 @@ class LakeTable:
 def _unreadable(root: Path, error: DeltaError) -> LakeCorruptError:
     detail = f"the log can't be read: {str(error).partition(chr(10))[0]}"
     return LakeCorruptError(root / LOG, detail)
-
-
-def _files(actions: pa.Table) -> Iterator[LakeFile]:
-    names = ("path", "size_bytes", "num_records", "min.ts_event", "max.ts_event")
-    columns = [_plain(actions, name) for name in names]
-    sources = [_plain(actions, f"{end}.source") for end in ("min", "max")]
-    for path, size, rows, first, last, lowest, highest in zip(*columns, *sources, strict=True):
-        place = layout.FilePath.parse(path)
-        yield LakeFile(
-            path=path,
-            kind=place.name.kind,
-            symbol=place.symbol,
-            date=place.date,
-            source=lowest if lowest == highest else None,
-            rows=rows,
-            bytes=size,
-            first=first,
-            last=last,
-            part=place.name.part,
-            end=place.name.end,
-        )
-
-
-def _plain(actions: pa.Table, name: str) -> list[Any]:
-    if name not in actions.schema.names:
-        return [None] * actions.num_rows
-    column = actions[name]
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    return list(column.to_pylist())
-
-
-def _statistics(file: WrittenFile) -> str:
-    lowest: dict[str, str] = {"ts_event": _instant(file.first)}
-    highest: dict[str, str] = {"ts_event": _instant(file.last)}
-    if file.source is not None:
-        lowest["source"] = highest["source"] = file.source
-    return json.dumps(
-        {"numRecords": file.rows, "minValues": lowest, "maxValues": highest, "nullCount": {}}
-    )
-
-
-def _instant(instant: int) -> str:
-    scalar = pa.scalar(instant, pa.timestamp("us"))
-    return f"{scalar.cast(pa.string()).as_py().replace(' ', 'T')}Z"
-
-
-def _facts(file: WrittenFile) -> dict[str, Any]:
-    return {
-        "rows": file.rows,
-        "bytes": file.bytes,
-        "first": file.first,
-        "last": file.last,
-        "source": file.source,
-        "row_hash": as_text(file.row_hash),
-        "blake2b": file.digest,
-    }
-
-
-def _written(path: str, facts: Mapping[str, Any]) -> WrittenFile:
-    return WrittenFile(
-        path=path,
-        rows=facts["rows"],
-        bytes=facts["bytes"],
-        first=facts["first"],
-        last=facts["last"],
-        source=facts["source"],
-        row_hash=int(facts["row_hash"], 16),
-        digest=facts["blake2b"],
-    )
