@@ -112,6 +112,13 @@ class _Head:
         """Instant of the newest row read."""
         return int(instants_of(self.chunks[-1])[-1])
 
+    def has_many_before(self, until: int) -> bool:
+        """Whether the next rows can pass as they are: a batch, or enough to be one."""
+        chunk = self.chunks[0]
+        rows = int(instants_of(chunk).searchsorted(until))
+        enough = min(BATCH_ROWS_MIN, int(chunk.num_rows))
+        return rows >= enough
+
     def read(self) -> None:
         """Read one batch more."""
         batch = next((batch for batch in self._batches if batch.num_rows), None)
@@ -157,7 +164,7 @@ class _Merge:
             heads = sorted(self._heads, key=lambda head: head.first)
             others = heads[1].first if len(heads) > 1 else _NEVER
             until = min(others, self._next_stream)
-            if heads[0].first < until:
+            if heads[0].has_many_before(until):
                 yield from self._alone(heads[0], until)
             else:
                 yield from self._together()

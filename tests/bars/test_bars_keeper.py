@@ -52,7 +52,7 @@ def model(rows: list[Tick]) -> list[Bar]:
 
 
 @given(PARTS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_bars_follow_any_parts_in_any_order_through_any_restart(
     directory: Path, parts: list[tuple[list[Tick], FileKind, bool]]
 ) -> None:

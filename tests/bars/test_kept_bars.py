@@ -214,7 +214,7 @@ def do(house: House, step: str, what: Any) -> None:
 
 
 @given(st.lists(TICK_ROWS, min_size=5, max_size=20), STEPS, ASKED)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @pytest.mark.slow
 def test_kept_bars_are_answered_as_if_all_were_computed(
     directory: Path, rows: list[Tick], steps: list[tuple[str, Any]], asked: list[tuple[Any, ...]]

@@ -170,6 +170,21 @@ class TestMerging:
         found = merged_streams(whole[::-1], TICKS, tuple(TICKS.schema.names))
         assert [row.ts for row in rows_in(found)] == [0, 1, 2, 3, 4]
 
+    def test_rows_that_take_turns_come_in_blocks(self) -> None:
+        def stream(first: int) -> Stream:
+            rows = [Row(at, "best", "A1", at) for at in range(first, 4_000, 2)]
+            wire = pa.Table.from_batches([batch_of(rows)]).cast(TICKS.wire_schema)
+
+            def read(names: tuple[str, ...], most: int) -> Iterator[pa.RecordBatch]:
+                yield from wire.select(list(names)).to_batches(most)
+
+            return Stream(first, 3_998 + first, read)
+
+        both = [stream(0), stream(1)]
+        merged = list(merged_streams(both, TICKS, tuple(TICKS.schema.names)))
+        assert [row.ts for row in rows_in(merged)] == list(range(4_000))
+        assert len(merged) < 10
+
 
 class TestIndex:
     def test_a_file_is_seen_once_all_its_rows_have_left_memory(self) -> None:
