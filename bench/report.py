@@ -57,8 +57,10 @@ compete with the server.
 - **restart**: from the start of the command to `ready`; the floor is a start without any rows plus
   the time SQLite takes to hand out the same records. `lost` counts acknowledged rows that are not
   there: anything but 0 is a bug.
-- **burst**: rows that find no room wait in memory and spool of their writer, and arrive once the
-  service has room again. `lost` likewise.
+- **rollover**: from the first row in until all have left memory, which is a minute after they came;
+  calls take turns with the floor's. Bars are made of the rows meanwhile.
+- **burst**: rows over the limit go to the lake before their time, and what finds no room waits in
+  memory and spool of its writer. `lost` likewise.
 """
 
 
