@@ -18,6 +18,7 @@ from pyarrow import flight
 
 import tickflight
 from tickflight import engine, supervisor
+from tickflight.records import Title
 from tickflight.testing import FakeServer, Fate
 
 Ticks = Callable[..., pa.RecordBatch]
@@ -259,6 +260,18 @@ class TestLostConnections:
             writer.flush(20)
         levels = [record.levelname for record in caplog.records]
         assert levels == ["WARNING", "INFO"]
+
+
+class TestFakeServer:
+    def test_it_takes_a_batch_once_and_none_before_its_turn(
+        self, server: FakeServer, ticks: Ticks
+    ) -> None:
+        title = Title("feed", "ticks")
+        assert server.append(title, 1, ticks(0))
+        assert not server.append(title, 1, ticks(0))
+        with pytest.raises(flight.FlightServerError, match="batch 2 was expected"):
+            server.append(title, 3, ticks(2))
+        assert server.rows("ticks").num_rows == 1
 
 
 class TestRefusals:

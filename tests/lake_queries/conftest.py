@@ -21,7 +21,7 @@ from storage.selection import SourcePolicy
 from storage.snapshot import HotView, Moment, Snapshot
 from storage.speakers import DAY
 from storage.validation import Decoder
-from tests.storage.conftest import HOUR, NOON, ticks
+from tests.storage.conftest import HOUR, NOON, ticks_of
 
 PRIORITY = ("best", "good")
 POLICY = SourcePolicy(PRIORITY, fresh_us=HOUR)
@@ -54,17 +54,7 @@ class Row:
 
 
 def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
-    return ticks(
-        len(rows),
-        ts_event=[row.ts for row in rows],
-        ts_recv=[row.ts for row in rows],
-        symbol=[row.symbol for row in rows],
-        contract=[row.contract for row in rows],
-        price=[row.price for row in rows],
-        sequence=[row.sequence for row in rows],
-        kind=[row.kind for row in rows],
-        source=[row.source for row in rows],
-    )
+    return ticks_of(rows, price=[row.price for row in rows])
 
 
 def rows_in(batches: Iterable[pa.RecordBatch]) -> list[Row]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage import merge, streams
@@ -184,7 +184,13 @@ class TestRange:
             assert found == [row.sequence for row in expected]
 
 
+ENDED_TOGETHER = [Row(NOON, source, "B1", 0) for source in ("good", "worst")]
+OLD_AND_NEW_CONTRACT = [Row(NOON, "good", "A1", 0), Row(NOON + 15 * STEP, "good", "A2", 1)]
+
+
 class TestLatest:
+    @example(spread=Spread(ENDED_TOGETHER, []), limit=1, source=None)
+    @example(spread=Spread(OLD_AND_NEW_CONTRACT, []), limit=6, source=None)
     @settings(max_examples=60)
     @given(spreads(), st.integers(1, 6), st.sampled_from([None, "all", "good"]))
     def test_latest_is_the_end_of_the_total_order_of_each_symbol(

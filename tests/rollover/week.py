@@ -22,7 +22,7 @@ from storage.rollover_task import RolloverResult, RolloverTask
 from storage.selection import Selection, SourcePolicy
 from storage.snapshot import Snapshot
 from storage.store import Store, StoreConfig
-from tests.storage.conftest import FOREVER, HOUR, TurnedClock, send, ticks, until
+from tests.storage.conftest import FOREVER, HOUR, TurnedClock, send, ticks_of, until
 from tests.upkeep.conftest import this_morning
 
 SYMBOLS = ("MES", "MNQ", "NQ", "QQQ", "SPY", "VIX")
@@ -171,7 +171,7 @@ class Market:
         rows = [row for _ in range(count) for row in self._events(source, lateness)]
         self.random.shuffle(rows)
         repeated = self.random.choices(rows, k=count // 4)
-        batch = batch_of([*rows, *repeated])
+        batch = ticks_of([*rows, *repeated])
         self.batches[source] += 1
         for _ in range(self.random.choice((1, 1, 2))):  # whoever lost the ack sends again
             send(self.store, batch, producer=source, first=self.batches[source])
@@ -256,19 +256,6 @@ def _work_here(store: Store, disk: LakeDisk) -> None:
 
 def date_of(row: Row) -> str:
     return str(dt.datetime.fromtimestamp(row.ts // 1_000_000, dt.UTC).date())
-
-
-def batch_of(rows: list[Row]) -> pa.RecordBatch:
-    return ticks(
-        len(rows),
-        ts_event=[row.ts for row in rows],
-        ts_recv=[row.ts for row in rows],
-        source=[row.source for row in rows],
-        contract=[row.contract for row in rows],
-        symbol=[row.symbol for row in rows],
-        sequence=[row.sequence for row in rows],
-        kind=[row.kind for row in rows],
-    )
 
 
 def rows_in(batches: list[pa.RecordBatch]) -> list[Row]:

@@ -1,10 +1,10 @@
 """A store in a directory of its own, a clock that tests turn, and ticks made to measure."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pytest
@@ -73,6 +73,31 @@ def ticks(count: int = 1, **columns: Any) -> pa.RecordBatch:
         "source": "demo",
     }
     return rows_of(TICKS, count, defaults, **columns)
+
+
+class TickRow(Protocol):
+    """What a test's own rows have in common."""
+
+    @property
+    def ts(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def contract(self) -> str: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def kind(self) -> int: ...
+
+
+def ticks_of(rows: Sequence[TickRow], **columns: Any) -> pa.RecordBatch:
+    """Build ticks of a test's own rows; ``columns`` add to what those say."""
+    same = ("source", "contract", "symbol", "sequence", "kind")
+    instants = [row.ts for row in rows]
+    told: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in same}
+    return ticks(len(rows), ts_event=instants, ts_recv=instants, **told, **columns)
 
 
 def gamma(**columns: Any) -> pa.RecordBatch:

@@ -17,7 +17,7 @@ from storage.schemas import TICKS
 from storage.selection import Order, Selection, SourcePolicy
 from storage.speakers import DAY
 from storage.validation import Decoder
-from tests.storage.conftest import HOUR, NOON, Alone, ticks
+from tests.storage.conftest import HOUR, NOON, Alone, ticks, ticks_of
 
 ALL = Selection(source="all")
 PRIORITY = ("best", "good")
@@ -58,16 +58,7 @@ class Shelf:
         self.model: list[Row] = []
 
     def append(self, rows: list[Row]) -> None:
-        batch = ticks(
-            len(rows),
-            ts_event=[row.ts for row in rows],
-            ts_recv=[row.ts for row in rows],
-            symbol=[row.symbol for row in rows],
-            contract=[row.contract for row in rows],
-            sequence=[row.sequence for row in rows],
-            kind=[row.kind for row in rows],
-            source=[row.source for row in rows],
-        )
+        batch = ticks_of(rows)
         known = {identity(row) for row in self.model}
         fresh = list({identity(row): row for row in reversed(rows)}.values())[::-1]
         fresh = [row for row in fresh if identity(row) not in known]
