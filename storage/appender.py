@@ -6,23 +6,24 @@ thousand small batches cost little more than one large one.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from storage.batched import BatchDecoder, BatchedStore
+from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import StorageError, StoreClosedError
-from storage.journal import Appended, Journal
+from storage.intake import Intake, intake_of
+from storage.journal import Journal
+from storage.journal_making import Appended
 from storage.ports import Clock
 from storage.producers import AppendStream, Mark, ProducerTable
 from storage.quarantine import set_aside
 from storage.schemas import QUARANTINE
-from storage.validation import Decoder, Plausibility, Rejected
+from storage.validation import Plausibility
 
 BATCHES_A_PASS: Final = 64
 """Batches of a stream joined at a time: enough to spread the cost, few enough to stay in cache."""
@@ -32,55 +33,6 @@ ERRAND_POLL_SECONDS: Final = 0.5
 
 HotStore = ColumnarStore | BatchedStore
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What became of some rows."""
-
-    rejected: Sequence[Rejected]
-    duplicates: int
-
-
-class Intake(Protocol):
-    """How the rows of one stream get into a hot store."""
-
-    def append(self, batch: pa.RecordBatch, arrival: int) -> Taken:
-        """Validate and append rows."""
-
-
-class ColumnarIntake:
-    """Into column buffers."""
-
-    def __init__(self, store: ColumnarStore, rules: Plausibility, schema: pa.Schema) -> None:
-        self._store = store
-        self._rules = rules
-        self._decoder = Decoder(store.dataset, schema, store.dictionaries)
-
-    def append(self, batch: pa.RecordBatch, arrival: int) -> Taken:
-        """See ``Intake.append``."""
-        columns, rejected = self._decoder.decode(batch)
-        rejected += self._rules.impossible(columns)
-        if rejected:
-            good = _without(batch.num_rows, rejected)
-            columns = [column[good] for column in columns]
-        self._rules.flag_improbable(columns, arrival)
-        return Taken(rejected, self._store.append(columns))
-
-
-class BatchedIntake:
-    """Into a list of batches."""
-
-    def __init__(self, store: BatchedStore, schema: pa.Schema) -> None:
-        self._store = store
-        self._decoder = BatchDecoder(store.dataset, schema)
-
-    def append(self, batch: pa.RecordBatch, arrival: int) -> Taken:  # noqa: ARG002
-        """See ``Intake.append``."""
-        conformed, rejected = self._decoder.decode(batch)
-        if rejected:
-            conformed = conformed.take(pa.array(_without(batch.num_rows, rejected)))
-        return Taken(rejected, self._store.append(conformed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +87,7 @@ class Appender:
             StoreClosedError: The store is shutting down.
         """
         store = self._stores[dataset]
-        intake: Intake = (
-            ColumnarIntake(store, self._rules[dataset], schema)
-            if isinstance(store, ColumnarStore)
-            else BatchedIntake(store, schema)
-        )
+        intake = intake_of(store, self._rules.get(dataset), schema)
         stream = AppendStream(self._producers, self._wake)
         with self._lanes_lock:
             if self._stopping:
@@ -248,10 +196,3 @@ def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
         return [pa.concat_batches(batches)]
     except pa.ArrowException:
         return batches
-
-
-def _without(rows: int, rejected: Sequence[Rejected]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    good = np.ones(rows, bool)
-    for found in rejected:
-        good[found.rows] = False
-    return np.flatnonzero(good)

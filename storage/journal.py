@@ -7,20 +7,18 @@ Disks stall for a second now and then; readers never notice, producers only wait
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
 from storage.errors import JournalError, JournalFullError, StoreClosedError
-from storage.journal_file import Header, JournalWriter, Record, checkpoint, file_name, remove
+from storage.journal_file import Header, JournalWriter, checkpoint, file_name, remove
+from storage.journal_making import Appended, RecordMaker
 from storage.journal_record import schema_text
 from storage.ports import MICROSECONDS, Clock, Disk
-from storage.producers import Mark
 from storage.segments import Segment
 
 HOUR: Final = 3_600 * MICROSECONDS
@@ -39,17 +37,6 @@ CHECKPOINT_BYTES: Final = 64 << 20
 HOUSEKEEPING_SECONDS: Final = 1.0
 ROLL_POLL_SECONDS: Final = 0.5
 """How often who waits for the end of a file looks whether there is a journal still."""
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """Rows ``[start, stop)`` of one dataset that were just appended."""
-
-    store: ColumnarStore | BatchedStore
-    start: int
-    stop: int
-    arrival: int
-    marks: tuple[Mark, ...]
 
 
 class _Roll:
@@ -120,7 +107,7 @@ class Journal:
         self._rows = self._arrival = 0  # of the file being written
         self._behind = threading.Event()  # the housekeeper has folded all but the newest commits
         self._to_tidy = threading.Event()
-        self._introduced: dict[tuple[str, str], int] = {}
+        self._maker = RecordMaker()  # for the file being written
         self._positions: dict[str, int] = {}
         self._marks: dict[str, int] = {}
         self._schemas = {name: schema_text(store.journal_schema) for name, store in stores.items()}
@@ -226,9 +213,9 @@ class Journal:
         writer = self._writer_of(hour)
         parts = [part for group in groups for part in group]
         marks = [mark for part in parts for mark in part.marks]
-        records, introduced = self._records(parts)
+        records = self._maker.records(parts)
         self._when_there_is_room(lambda: writer.commit(records))
-        self._introduced.update(introduced)
+        self._maker.note_written()
         for record in records:
             self._positions[record.dataset] = record.position + record.rows
             self._marks.update(record.marks)
@@ -241,29 +228,6 @@ class Journal:
             self.status.commits += 1
             self.status.records = writer.records
             self._changed.notify_all()
-
-    def _records(
-        self, parts: Iterable[Appended]
-    ) -> tuple[list[Record], dict[tuple[str, str], int]]:
-        """Return the records of some rows, and how many strings of each column they introduce.
-
-        A dataset has one record, but for one more where its rows go on in the next chunk: joining
-        the two would copy both.
-        """
-        spans: dict[str, list[Appended]] = {}
-        for part in parts:
-            spans.setdefault(part.store.dataset.name, []).append(part)
-        records: list[Record] = []
-        introduced = dict(self._introduced)
-        for name, adjacent in spans.items():
-            store, position = adjacent[0].store, adjacent[0].start
-            strings = _new_strings(store, introduced)
-            for rows, body in _bodies(store, position, adjacent[-1].stop):
-                arrival = adjacent[-1].arrival
-                records.append(Record(name, position, rows, arrival, {}, strings, body))
-                position, strings = position + rows, {}
-            records[-1] = replace(records[-1], marks=_durable_marks(adjacent))
-        return records, introduced
 
     def _when_there_is_room(self, write: Callable[[], None]) -> None:
         """Write, waiting as long as the disk is full."""
@@ -338,7 +302,7 @@ class Journal:
             remove(path, self._disk)
             raise
         self._disk.sync_directory(self._directory)
-        self._introduced = {}
+        self._maker = RecordMaker()
         self._rows, self._arrival = 0, header.hour
         self.status.hour, self.status.records = header.hour, 0
 
@@ -388,37 +352,3 @@ class Journal:
         if self._disk.size(log) > CHECKPOINT_BYTES:
             checkpoint(current.path)
             self._behind.set()
-
-
-def _bodies(
-    store: ColumnarStore | BatchedStore, start: int, stop: int
-) -> Iterator[tuple[int, pa.Buffer | bytes]]:
-    """Yield Arrow IPC of the rows ``[start, stop)`` and how many rows it has; at least once."""
-    batches = list(store.journal_batches(start, stop))
-    if isinstance(store, BatchedStore) and len(batches) > 1:
-        batches = [pa.concat_batches(batches)]
-    if not batches:
-        yield 0, b""
-    for batch in batches:
-        yield batch.num_rows, batch.serialize()
-
-
-def _durable_marks(parts: Iterable[Appended]) -> dict[str, int]:
-    marks = {mark.stream.producer_name: mark.seq for part in parts for mark in part.marks}
-    return {producer: seq for producer, seq in marks.items() if producer is not None}
-
-
-def _new_strings(
-    store: ColumnarStore | BatchedStore, introduced: dict[tuple[str, str], int]
-) -> dict[str, list[str]]:
-    """Return the strings that the file does not know yet, and count them as introduced."""
-    if isinstance(store, BatchedStore):
-        return {}
-    new = {}
-    for column, dictionary in store.dictionaries.items():
-        key = (store.dataset.name, column)
-        values = dictionary.values(introduced.get(key, 0))
-        if values:
-            new[column] = values
-            introduced[key] = introduced.get(key, 0) + len(values)
-    return new

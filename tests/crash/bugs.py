@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from storage import journal, journal_file, recovery, rollover
+from storage import journal_file, journal_making, recovery, rollover
 from storage.errors import JournalError, JournalFullError
 from storage.hot_memory import HotMemory
-from storage.journal import Appended, Journal
+from storage.journal import Journal
 from storage.journal_file import Header, JournalReader, JournalWriter, Record
+from storage.journal_making import Appended
 from storage.journal_record import Intact
 from storage.lake.files import FileIndex
 from storage.lake.table import LakeTable
@@ -57,12 +58,16 @@ def does_not_sync_directories(put: Put) -> None:
 
 
 def drops_the_marks_of_a_batch(put: Put) -> None:
-    put(journal, "_durable_marks", lambda _parts: {})
+    put(journal_making, "_durable_marks", lambda _parts: {})
 
 
 def marks_one_batch_too_many(put: Put) -> None:
-    marks = journal._durable_marks
-    put(journal, "_durable_marks", lambda parts: {name: n + 1 for name, n in marks(parts).items()})
+    marks = journal_making._durable_marks
+
+    def too_many(parts: Sequence[Appended]) -> dict[str, int]:
+        return {name: seq + 1 for name, seq in marks(parts).items()}
+
+    put(journal_making, "_durable_marks", too_many)
 
 
 def begins_the_next_file_a_position_late(put: Put) -> None:
@@ -108,9 +113,9 @@ def introduces_no_string_twice(put: Put) -> None:
     begin = Journal._open
 
     def remembering(self: Journal, header: Header) -> None:
-        known = self._introduced
+        known = self._maker
         begin(self, header)
-        self._introduced = known
+        self._maker = known
 
     put(Journal, "_open", remembering)
 
