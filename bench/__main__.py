@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import soak
-from bench.bulk import raw_range, restart
+from bench.bulk import loading, raw_range, restart
 from bench.burst import burst
 from bench.measure import Measure
 from bench.measures import ingest, latest
@@ -25,6 +25,7 @@ SUITES: Mapping[str, Callable[[Path, argparse.Namespace], Iterator[Measure]]] = 
     "ingest": lambda home, options: ingest(home, options.seconds),
     "latest": lambda home, options: latest(home, options.calls),
     "range": lambda home, options: raw_range(home, options.rows),
+    "import": lambda home, options: loading(home, options.rows),
     "restart": lambda home, options: restart(home, options.rows),
     "rollover": lambda home, options: rollover(home, options.rows),
     "year": lambda home, options: year(home, options.ticks),
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=20.0, help="of ingest and burst")
     parser.add_argument("--calls", type=int, default=2_000, help="of latest")
     parser.add_argument(
-        "--rows", type=int, default=3_000_000, help="of range, restart and rollover"
+        "--rows", type=int, default=3_000_000, help="of range, import, restart and rollover"
     )
     parser.add_argument("--ticks", type=int, default=20_000, help="a day, of year")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")

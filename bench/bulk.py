@@ -1,17 +1,21 @@
-"""Much at once: a long range out of memory, and a restart that reads everything back."""
+"""Much at once: old data into the lake, a range out of memory, a restart that reads all back."""
 
 import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.flight as flight
 import pyarrow.parquet as pq
 
+import tickflight
 from bench.caller import Caller
+from bench.market import ticks
 from bench.measure import Measure
 from bench.processes import PRODUCERS, bare_server, finished, produce, start_producer
 from bench.service import Service, running
@@ -22,8 +26,38 @@ SYMBOL = "MNQ"
 FILL_BATCH_ROWS = 10_000
 SMALL_BATCH_ROWS = 100
 REPEATS = 5
+OLD_US = 1_700_000_000 * 1_000_000
 LATER = "2100-01-01T00:00:00Z"
 """Ticks of a producer without a pace lie in the future."""
+
+
+def loading(home: Path, rows: int) -> Iterator[Measure]:
+    """Old ticks of six symbols past memory into the lake, beside pyarrow that writes one file."""
+    batches = list(islice(ticks("bulk", FILL_BATCH_ROWS, OLD_US), rows // FILL_BATCH_ROWS))
+    began = time.perf_counter()
+    with pq.ParquetWriter(home / "plain.parquet", batches[0].schema, compression="zstd") as plain:
+        plain.write_table(pa.Table.from_batches(batches))
+    floor_seconds = time.perf_counter() - began
+    with running(home) as service, tickflight.connect(service.uri, service.key) as client:
+        began = time.perf_counter()
+        with client.bulk("ticks", "bench") as writer:
+            for batch in batches:
+                writer.write(batch)
+        seconds = time.perf_counter() - began
+        held = Caller(service.uri, service.key, b"").status()["datasets"]
+    stats = writer.stats
+    yield Measure(
+        name=f"import of {rows:,} old ticks, past memory, durable and visible",
+        value=stats.rows_durable / seconds,
+        unit="ticks/s",
+        floor=rows / floor_seconds,
+        floor_is="pyarrow writes one Parquet file, no fsync",
+        details={
+            "seconds": seconds,
+            "lost": rows - stats.rows_durable,
+            "in_memory": held.get("ticks", {"rows": 0})["rows"],
+        },
+    )
 
 
 def raw_range(home: Path, rows: int) -> Iterator[Measure]:

@@ -181,6 +181,7 @@ class Actions:
             "producer": known.producer,
             "rows": known.rows,
             "durable_seq": self._store.producers.durable(known.producer),
+            "bulk_seq": self._store.bulk.durable(file.dataset, known.producer),
         }
 
     def _complete_file(self, body: bytes, caller: Identity) -> dict[str, Any]:

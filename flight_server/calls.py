@@ -36,6 +36,7 @@ class Call:
         bytes: Bytes of them in memory.
         outcome: ``ok``, ``denied``, ``cancelled`` or ``error:<code>``.
         seconds: How long it took, once it has ended.
+        is_cancelled: Tells whether the client has gone away.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Call:
         "bytes",
         "caller",
         "held",
+        "is_cancelled",
         "operation",
         "outcome",
         "release",
@@ -61,6 +63,7 @@ class Call:
         self.seconds = 0.0
         self.held = 0
         self.release: Callable[[], None] | None = None
+        self.is_cancelled: Callable[[], bool] = lambda: False
         self._started = started
 
     def __repr__(self) -> str:

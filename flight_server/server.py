@@ -54,6 +54,7 @@ def _guarded(handler: Handler) -> Handler:
         server: "FlightRpcServer", context: flight.ServerCallContext, *rest: object
     ) -> object:
         call = call_of(context)
+        call.is_cancelled = context.is_cancelled
         try:
             return handler(server, call, *rest)
         except Exception as error:  # noqa: BLE001 - see above

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -69,6 +69,21 @@ class RowWriter(Protocol):
         """Send or spool what is left, and end."""
 
 
+class BulkRows(Protocol):
+    """``tickflight.BulkWriter``: a way for old data, past the service's memory."""
+
+    @property
+    def stats(self) -> WriterStats:
+        """What became of the rows."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: object, /, *_: object) -> None: ...
+
+    def write(self, data: pa.RecordBatch | pa.Table) -> None:
+        """Send rows."""
+
+
 class Answer(Protocol):
     """``tickflight.Result``: rows that were asked for."""
 
@@ -93,6 +108,9 @@ class Service(Protocol):
         on_overflow: Callable[[Overflow], None] | None = None,
     ) -> RowWriter:
         """Open a way into a dataset."""
+
+    def bulk(self, dataset: str, job: str, *, first_seq: int = 1) -> BulkRows:
+        """Open a way for old data."""
 
     def latest(
         self,

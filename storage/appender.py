@@ -5,16 +5,15 @@ thousand small batches cost little more than one large one.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
 from storage.batched import BatchedStore
 from storage.columnar import ColumnarStore
+from storage.errands import Errands
 from storage.errors import StorageError, StoreClosedError
 from storage.intake import Intake, intake_of
 from storage.journal import Journal
@@ -27,9 +26,6 @@ from storage.validation import Plausibility
 
 BATCHES_A_PASS: Final = 64
 """Batches of a stream joined at a time: enough to spread the cost, few enough to stay in cache."""
-
-ERRAND_POLL_SECONDS: Final = 0.5
-"""How often who waits for the appending thread looks whether there is one still."""
 
 HotStore = ColumnarStore | BatchedStore
 T = TypeVar("T")
@@ -69,7 +65,7 @@ class Appender:
         self._lanes: tuple[_Lane, ...] = ()
         self._lanes_lock = threading.Lock()
         self._wake = threading.Event()
-        self._errands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._errands = Errands(self._wake)
         self._stopping = False
         self._arrival = 0
         self._thread = threading.Thread(target=self._run, name="appender", daemon=True)
@@ -108,15 +104,7 @@ class Appender:
         Raises:
             StoreClosedError: The store is shutting down.
         """
-        errand: Future[T] = Future()
-        self._errands.append((errand, action))
-        self._wake.set()
-        while True:
-            done, _ = wait([errand], ERRAND_POLL_SECONDS)
-            if done:
-                return errand.result()
-            if not self._thread.is_alive():
-                raise StoreClosedError("the server is shutting down")
+        return self._errands.ask(action, self._thread)
 
     def stop(self) -> None:
         """Append what waits, then end every stream."""
@@ -144,7 +132,7 @@ class Appender:
         try:
             while True:
                 self._wake.clear()
-                self._run_errands()
+                self._errands.run()
                 progress = [self._take(lane) for lane in self._lanes]
                 if not any(progress):
                     if self._stopping:
@@ -152,14 +140,6 @@ class Appender:
                     self._wake.wait()
         except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
             self._on_failure(error)
-
-    def _run_errands(self) -> None:
-        while self._errands:
-            errand, action = self._errands.popleft()
-            try:
-                errand.set_result(action())
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-                errand.set_exception(error)
 
     def _take(self, lane: _Lane) -> bool:
         taken = lane.stream.take(BATCHES_A_PASS)

@@ -154,6 +154,10 @@ class JournalWriter:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.close()
 
+    def close(self) -> None:
+        """Close the file as it is; again is fine."""
+        self._connection.close()
+
 
 class JournalReader:
     """Reads one file from start to end, and trusts nothing it has not verified."""

@@ -14,8 +14,9 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
+from storage.errands import Errands
 from storage.errors import LakeError, StorageError, StoreClosedError
 from storage.journal import HOUR
 from storage.lake.table import LakeTable
@@ -36,6 +37,8 @@ HOLD_BACK_RATIO: Final = 1.25
 early has the chance to make room without anybody noticing."""
 PRESSURE_ROWS_MIN: Final = 1 << 17
 """Rows a running file is ended for because of memory: a chunk of a store, the least to be freed."""
+
+T = TypeVar("T")
 
 
 class Rollover:
@@ -68,6 +71,7 @@ class Rollover:
         self._followers: tuple[AfterPart, ...] = ()
         self._first: list[Callable[[], None]] = []
         self._in_doubt: set[str] = set()  # tables that a failed commit may have changed
+        self._errands = Errands(self._asked)
         self._thread = threading.Thread(target=self._run, name="rollover", daemon=True)
 
     def after_part(self, follow: AfterPart) -> None:
@@ -75,8 +79,29 @@ class Rollover:
         self._followers = (*self._followers, follow)
 
     def first(self, do: Callable[[], None]) -> None:
-        """Have something done before the first part, again until it succeeds; before ``start``."""
+        """Have something done before the next part, again until it succeeds.
+
+        To be called before ``start``, and by this thread.
+        """
         self._first.append(do)
+
+    def between_segments(self, action: Callable[[], T]) -> T:
+        """Have the thread do something between two segments, since it alone adds parts to tables.
+
+        Raises:
+            StoreClosedError: The store is shutting down.
+        """
+        return self._errands.ask(action, self._thread)
+
+    def follow(self, dataset: str, files: Sequence[WrittenFile]) -> None:
+        """Do what has to follow a part of a table, whatever way it came; by this thread alone.
+
+        Raises:
+            StorageError: It has to be tried again.
+        """
+        for follow in self._followers:
+            follow(dataset, files)
+        self._parts.own_rows.tell_parts(self._parts.tables[dataset])
 
     def start(self) -> None:
         """Begin to roll over."""
@@ -125,6 +150,7 @@ class Rollover:
             while not self._stopping.is_set():
                 self._asked.wait(max(POLL_SECONDS, self._pause))
                 self._asked.clear()
+                self._errands.run()
                 self._try()
         except BaseException as error:  # noqa: BLE001 - the process can't go on half alive
             self._on_failure(error)
@@ -158,6 +184,7 @@ class Rollover:
                 return
             if segment.number > self._followed:
                 self._roll(segment)
+                self._errands.run()
             self._let_go()
         self._relieve()
         self._let_go()
@@ -220,11 +247,7 @@ class Rollover:
             first, end = segment.span(table.dataset.name)
             if first == end:
                 continue
-            if self._followers:
-                files = _files_of(table, end)
-                for follow in self._followers:
-                    follow(table.dataset.name, files)
-            self._parts.own_rows.tell_parts(table)
+            self.follow(table.dataset.name, _files_of(table, end) if self._followers else ())
 
     # Memory
 

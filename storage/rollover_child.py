@@ -108,7 +108,8 @@ class _Part:
             if not len(members):
                 continue
             token = f"{self._task.token}{number:05x}"
-            name = FileName(FileKind.PART, self._part.end, self._part.part, token)
+            end = 0 if self._part.kind is FileKind.BULK else self._part.end
+            name = FileName(self._part.kind, end, self._part.part, token)
             table = self._rows.take(members)
             yield write_file(
                 self._root, self._rows.dataset, group.symbol, group.date, table, name, self._disk

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from storage.lake.files import FileKind
 from storage.lake.row_hash import as_text, from_text
 from storage.lake.writer import WrittenFile
 
@@ -19,6 +20,7 @@ class PartTask:
         first: Position of its first row; the journal file has all of them.
         end: Position after its last row.
         without_synthetic: Symbols whose SYNTHETIC rows are left out.
+        kind: What the files are: those of old data lie below every position.
     """
 
     dataset: str
@@ -26,6 +28,7 @@ class PartTask:
     first: int
     end: int
     without_synthetic: tuple[str, ...] = ()
+    kind: FileKind = FileKind.PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,13 @@ class RolloverTask:
         """Read what ``to_json`` has made."""
         content = json.loads(text)
         parts = tuple(
-            PartTask(**{**part, "without_synthetic": tuple(part["without_synthetic"])})
+            PartTask(
+                **{
+                    **part,
+                    "without_synthetic": tuple(part["without_synthetic"]),
+                    "kind": FileKind(part["kind"]),
+                }
+            )
             for part in content.pop("parts")
         )
         return cls(**content, parts=parts)

@@ -14,6 +14,7 @@ from storage.appender import Appender
 from storage.bars_keeper import BarsKeeper
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
+from storage.bulk import BulkConfig, BulkLoader, BulkStream
 from storage.child_process import join, roll_over, scrub
 from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
@@ -144,7 +145,9 @@ class Store:
         self._snapshots = itertools.count(1)
         memory = HotMemory(self._stores, self._publication, self._appender, self._ledger, clock)
         own_rows = OwnRows(self.open_stream, self.close_stream, self.producers.durable, clock.now)
-        self.rollover = self._rollover(memory, own_rows, disk)
+        parts = self._parts(memory, own_rows, disk)
+        self.rollover = self._rollover(parts)
+        self.bulk = self._bulk(parts, disk)
         self.upkeep = self._upkeep(memory, own_rows, disk)
         self._keep_bars(memory, disk)
         self._start(recovered)
@@ -164,6 +167,10 @@ class Store:
     def close_stream(self, stream: AppendStream) -> None:
         """Forget a stream."""
         self._appender.close(stream)
+
+    def open_bulk(self, dataset: str, job: str, schema: pa.Schema) -> BulkStream:
+        """Return a stream of old data into one dataset's table; see ``BulkLoader.open``."""
+        return self.bulk.open(dataset_named(dataset), job, schema)
 
     def snapshot(self) -> Snapshot:
         """Return the state of all datasets at this moment; the only way out."""
@@ -250,21 +257,36 @@ class Store:
         self.upkeep.join()
         self._appender.fail_streams(StoreClosedError("the server is shutting down"))
 
-    def _rollover(self, memory: HotMemory, own_rows: OwnRows, disk: Disk) -> Rollover:
-        config, clock = self._config, self._clock
+    def _parts(self, memory: HotMemory, own_rows: OwnRows, disk: Disk) -> Parts:
+        return Parts(
+            tables=self.tables,
+            segments=self._segments,
+            journal=self._journal,
+            memory=memory,
+            own_rows=own_rows,
+            expiry=JournalExpiry(self._segments, self._config.journal_limit, self._clock, disk),
+            write=roll_over,
+        )
+
+    def _rollover(self, parts: Parts) -> Rollover:
+        config = self._config
         return Rollover(
             RolloverConfig(config.lake_directory, config.hot_window_us, config.hot_memory_limit),
-            Parts(
-                tables=self.tables,
-                segments=self._segments,
-                journal=self._journal,
-                memory=memory,
-                own_rows=own_rows,
-                expiry=JournalExpiry(self._segments, config.journal_limit, clock, disk),
-                write=roll_over,
-            ),
-            clock,
+            parts,
+            self._clock,
             on_failure=self._fail,
+        )
+
+    def _bulk(self, parts: Parts, disk: Disk) -> BulkLoader:
+        config = self._config
+        return BulkLoader(
+            BulkConfig(config.directory / "bulk", config.lake_directory),
+            parts,
+            self.rollover,
+            self._ledger,
+            clock=self._clock,
+            disk=disk,
+            stopping=self._stopping,
         )
 
     def _upkeep(self, memory: HotMemory, own_rows: OwnRows, disk: Disk) -> Upkeep:

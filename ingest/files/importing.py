@@ -4,6 +4,7 @@ A batch of the import is always the same rows of the file under the same number,
 the last durable batch says which row comes next.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest.errors import BadValueError, ConfigurationError, ImportConflictError, ImportFileError
 from ingest.files import registry
@@ -28,6 +30,10 @@ from tickflight import TickflightError
 BATCH_ROWS: Final = 16_384
 """Rows a batch, for ever: a resumed import counts batches. More than the SDK's writer gathers
 (8,192) and less than it splits (65,536), so what is written is what gets a number."""
+OLD_US: Final = 86_400 * 1_000_000
+"""Age of a file's newest row from which nobody looks for it among the newest rows there are."""
+BULK_ROWS_MIN: Final = 500_000
+"""Rows of an old file that are better off past memory: below, a commit of its own costs more."""
 STALL_SECONDS: Final = 60.0
 """How long the service may take nothing before the import gives up; it can be taken up again."""
 ROW_BITS: Final = 32
@@ -127,7 +133,10 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A file whose every value is known to convert; the converter knows the units of its times."""
+    """A file whose every value is known to convert; the converter knows the units of its times.
+
+    ``newest`` is its newest ``ts_event``, µs.
+    """
 
     path: Path
     plan: ColumnPlan
@@ -135,6 +144,7 @@ class _Checked:
     converter: TickConverter
     rows: int
     truncated: int
+    newest: int
 
 
 def import_ticks(
@@ -190,10 +200,15 @@ def _import_file(service: Service, path: Path, plan: ColumnPlan, request: _Reque
         raise ImportConflictError(
             f"{path}: an import of it was begun with {changed}; finish it that way first"
         )
-    first_row = known.durable_seq * BATCH_ROWS
-    stats = _send(service, file, known, request)
+    done = max(known.durable_seq, known.bulk_seq)
+    first_row = done * BATCH_ROWS
+    ticks = _ticks(file, known, request, done)
+    if _goes_past_memory(file, known):
+        stats = _send_in_bulk(service, file, ticks, done + 1)
+    else:
+        stats = _send(service, file, ticks, done + 1)
     registry.complete(service, file.fingerprint, file.rows)
-    outcome = ImportOutcome.RESUMED if known.durable_seq else ImportOutcome.IMPORTED
+    outcome = ImportOutcome.RESUMED if done else ImportOutcome.IMPORTED
     return _report(file, outcome, min(first_row, file.rows), stats)
 
 
@@ -202,31 +217,58 @@ def _check_file(path: Path, plan: ColumnPlan, request: _Request) -> _Checked:
     fingerprint = registry.fingerprint(path)
     converter = request.converter(plan)
     file = open_file(path)
-    rows = 0
+    rows = newest = 0
     for batch in rebatch(file.batches(plan.columns), BATCH_ROWS):
-        _convert(path, converter, batch, rows, 0)
+        ticks = _convert(path, converter, batch, rows, 0)
         rows += batch.num_rows
+        newest = max(newest, pc.max(ticks["ts_event"].cast(pa.int64())).as_py() or 0)
         request.report(_progress(file, path, fingerprint, rows))
     if rows > ROWS_MAX:
         raise ImportFileError(path, f"{rows:,} rows, more than {ROWS_MAX:,}; split the file")
-    return _Checked(path, plan, fingerprint, converter, rows, converter.truncated_rows)
+    return _Checked(path, plan, fingerprint, converter, rows, converter.truncated_rows, newest)
 
 
-def _send(service: Service, file: _Checked, known: Registration, request: _Request) -> WriterStats:
-    """Write what is not durable yet, and wait until it is."""
-    done = known.durable_seq
+def _goes_past_memory(file: _Checked, known: Registration) -> bool:
+    """Whether a file's rows go straight into the lake; one that was begun goes on as it began."""
+    if known.durable_seq or known.bulk_seq:
+        return known.bulk_seq > 0
+    return file.rows >= BULK_ROWS_MIN and file.newest < time.time_ns() // 1_000 - OLD_US
+
+
+def _ticks(
+    file: _Checked, known: Registration, request: _Request, done: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the batches that are not durable yet."""
     batches = rebatch(open_file(file.path).batches(file.plan.columns), BATCH_ROWS)
     row = done * BATCH_ROWS
-    writer = service.writer("ticks", producer=file.fingerprint.producer, first_seq=done + 1)
+    for batch in islice(batches, done, None):
+        ticks = _convert(file.path, file.converter, batch, row, known.number << ROW_BITS)
+        registry.check_unchanged(file.path, file.fingerprint)
+        yield ticks
+        row += batch.num_rows
+        request.report(_sent(file, row))
+
+
+def _send(
+    service: Service, file: _Checked, batches: Iterator[pa.RecordBatch], first_seq: int
+) -> WriterStats:
+    """Write batches, and wait until they are durable."""
+    writer = service.writer("ticks", producer=file.fingerprint.producer, first_seq=first_seq)
     with _ended(writer):
-        for batch in islice(batches, done, None):
-            ticks = _convert(file.path, file.converter, batch, row, known.number << ROW_BITS)
-            registry.check_unchanged(file.path, file.fingerprint)
+        for ticks in batches:
             writer.write(ticks, timeout=STALL_SECONDS)
-            row += batch.num_rows
-            request.report(_sent(file, row))
         writer.flush(STALL_SECONDS)
         return writer.stats
+
+
+def _send_in_bulk(
+    service: Service, file: _Checked, batches: Iterator[pa.RecordBatch], first_seq: int
+) -> WriterStats:
+    """Likewise, past the service's memory."""
+    with service.bulk("ticks", file.fingerprint.producer, first_seq=first_seq) as writer:
+        for ticks in batches:
+            writer.write(ticks)
+    return writer.stats
 
 
 @contextmanager

@@ -32,12 +32,14 @@ class Registration:
         standing: How far it got.
         options: Those it was first registered with.
         durable_seq: Number of the last batch that is safe, 0 when there is none.
+        bulk_seq: Likewise, of those that went past memory.
     """
 
     number: int
     standing: Standing
     options: Mapping[str, Any]
     durable_seq: int
+    bulk_seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def register(
         standing=Standing(answer["state"]),
         options=answer["options"],
         durable_seq=answer["durable_seq"],
+        bulk_seq=answer["bulk_seq"],
     )
 
 

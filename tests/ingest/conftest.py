@@ -99,6 +99,10 @@ class FakeService:
     loss: Overflow | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     durable: dict[str, int] = field(default_factory=dict)
+    in_bulk: dict[str, int] = field(default_factory=dict)
+
+    def bulk(self, dataset: str, job: str, *, first_seq: int = 1) -> tickflight.BulkWriter:
+        raise AssertionError(f"nothing of {dataset} is to go past memory as {job} {first_seq}")
 
     def writer(
         self,
@@ -143,7 +147,9 @@ class FakeService:
                 "producer": body["producer"],
             },
         )
-        answer = known | {"durable_seq": self.durable.get(known["producer"], 0)}
+        producer = known["producer"]
+        durable, in_bulk = self.durable.get(producer, 0), self.in_bulk.get(producer, 0)
+        answer = known | {"durable_seq": durable, "bulk_seq": in_bulk}
         if known["state"] == "new":
             known["state"] = "partial"
         return answer

@@ -12,6 +12,7 @@ what goes wrong is a ``TickflightError`` that says whose fault it is. Needs pyar
 
 from importlib.metadata import version
 
+from tickflight.bulk import BulkStats, BulkWriter
 from tickflight.client import Client, connect
 from tickflight.coverage import Coverage, CoverageState, Gap, Gaps, Span, SymbolCoverage
 from tickflight.errors import (
@@ -43,6 +44,8 @@ __version__ = version("tickflight")
 
 __all__ = [
     "AuthenticationError",
+    "BulkStats",
+    "BulkWriter",
     "Client",
     "Compression",
     "ConfigurationError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tickflight.bulk import BulkWriter
 from tickflight.connection import Connection
 from tickflight.coverage import Coverage, Gaps
 from tickflight.reports import Status, SymbolInfo
@@ -347,3 +348,18 @@ class Client:
             limits=limits or WriterLimits(),
             on_overflow=on_overflow,
         )
+
+    def bulk(
+        self, dataset: str, job: str, *, first_seq: int = 1, schema: pa.Schema | None = None
+    ) -> BulkWriter:
+        """Open a way into ``dataset`` for old data by the million, past the server's memory.
+
+        Args:
+            dataset: where the rows belong; ``ticks``, ``quotes``, ``depth``, ``gex`` or ``bars``.
+            job: a name of your own for these rows: 1 to 128 of A-Z a-z 0-9 . _ -. What was sent
+                under it before is not taken again.
+            first_seq: the number of the first batch, where those before it are known to be there.
+            schema: the types for rows given as dicts; the server is asked when it is missing.
+        """
+        known = schema if schema is not None else lambda: self.schema(dataset)
+        return BulkWriter(self._connection, dataset, job, first_seq=first_seq, schema=known)

@@ -61,12 +61,16 @@ class Connection:
             return self._client.do_get(flight.Ticket(_body(ticket)), self._options(timeout))
 
     def put(
-        self, dataset: str, schema: pa.Schema, *, timeout: float | None
+        self, dataset: str, schema: pa.Schema, *, timeout: float | None, job: str | None = None
     ) -> tuple[flight.FlightStreamWriter, flight.FlightMetadataReader]:
-        """Open a stream into ``dataset``; its halves' own errors still need ``map_errors``."""
+        """Open a stream into ``dataset``, past the server's memory where there is a ``job``.
+
+        Its halves' own errors still need ``map_errors``.
+        """
+        path = (dataset,) if job is None else (dataset, "bulk", job)
         with map_errors():
             writer, reader = self._client.do_put(
-                flight.FlightDescriptor.for_path(dataset), schema, self._options(timeout)
+                flight.FlightDescriptor.for_path(*path), schema, self._options(timeout)
             )
         return writer, reader
 

@@ -135,7 +135,7 @@ class Stream:
                     message = reader.read()
                 if message is None:
                     return
-                self._host.acked(self, _ack(message.to_pybytes()))
+                self._host.acked(self, read_ack(message.to_pybytes()))
         except TickflightError as error:
             self._ack_error = error
         finally:
@@ -152,7 +152,12 @@ def _let_go(writer: flight.FlightStreamWriter) -> None:
         pass
 
 
-def _ack(message: bytes) -> Ack:
+def read_ack(message: bytes) -> Ack:
+    """Read what the server writes of what is durable.
+
+    Raises:
+        ServerError: it is nothing we know.
+    """
     try:
         content: dict[str, Any] = json.loads(message)
         return Ack(
