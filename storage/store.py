@@ -2,7 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from storage.child_process import join, roll_over, scrub
 from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
-from storage.errors import StorageError, StoreClosedError
+from storage.errors import LakeCorruptError, StorageError, StoreClosedError
 from storage.hot_memory import HotMemory, row_bytes
 from storage.journal import HOUR, Journal, JournalStatus
 from storage.journal_expiry import JournalExpiry
@@ -28,6 +29,7 @@ from storage.lake.files import FileKind
 from storage.lake.layout import table_root
 from storage.lake.table import LakeTable
 from storage.lake.view import Lake
+from storage.lake.writer import WrittenFile
 from storage.ledger import CoverageLedger
 from storage.own_rows import OwnRows
 from storage.ports import Clock, Disk
@@ -303,8 +305,15 @@ class Store:
         """Have bars follow the ticks of the lake, before these leave memory."""
         ticks, bars = self.tables[TICKS.name], self.tables[BARS.name]
         keeper = BarsKeeper(ticks, bars, self._lake, disk, memory.show, self._stopping)
-        self.rollover.first(keeper.catch_up)
-        self.rollover.after_part(keeper.after_part)
+
+        def follow(dataset: str = TICKS.name, files: Sequence[WrittenFile] = ()) -> None:
+            # Bars that are behind cost time and nothing else: ticks stand in for them. So a file
+            # that is damaged must not keep rows in memory until somebody has mended it.
+            with suppress(LakeCorruptError), self.upkeep.watching("keeping bars of a minute"):
+                keeper.after_part(dataset, files)
+
+        self.rollover.first(follow)
+        self.rollover.after_part(follow)
 
     def _start(self, recovered: Recovered) -> None:
         arrival = max(recovered.arrival, self._clock.now())

@@ -12,7 +12,7 @@ begun again. A task that fails is told in ``status`` and tried again; others go 
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -102,6 +102,10 @@ class Upkeep:
     def status(self) -> LakeHealth:
         """How the lake is doing."""
         return self._health.status()
+
+    def watching(self, name: str) -> AbstractContextManager[None]:
+        """Note what becomes of somebody else's work on the lake: a failure is in the status."""
+        return self._health.task(name)
 
     # By hand: each says what would be done, or does it
 

@@ -9,12 +9,13 @@ import pytest
 
 from storage import rollover
 from storage import store as store_module
+from storage.bars_keeper import BarsKeeper
 from storage.batched import BatchedState
-from storage.errors import LakeError, LakeFullError
+from storage.errors import LakeCorruptError, LakeError, LakeFullError
 from storage.journal_expiry import KEPT
 from storage.lake.files import FileKind
 from storage.lake.layout import FileName, table_root
-from storage.lake.table import LakeTable
+from storage.lake.table import TICKS_PART, LakeTable
 from storage.lake.writer import write_file
 from storage.own_rows import PRODUCER_PREFIX
 from storage.ports import SystemDisk
@@ -209,6 +210,27 @@ class TestFailures:
         store.rollover.step()
         assert in_memory(store) == []
         assert followed == [("ticks", 1), ("ticks", 1)]
+
+    def test_a_damaged_file_of_the_past_keeps_no_rows_in_memory(
+        self, lab: Lab, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def damaged(*_: object) -> None:
+            raise LakeCorruptError(store.lake_directory / "old.parquet", "a page is damaged")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(BarsKeeper, "_computed", damaged)
+            send(store, numbered(1, 2))
+            lab.clock.instant += HOUR
+            roll(store)
+            assert in_memory(store) == []
+            status = store.upkeep.status
+            assert status.state is State.DEGRADED
+            assert "keeping bars of a minute failed" in status.detail
+            assert "old.parquet" in status.detail
+        send(store, numbered(3))
+        roll(store)
+        assert store.upkeep.status.state is State.RUNNING
+        assert store.tables["bars"].counter(TICKS_PART) == 2
 
 
 class TestPressure:
