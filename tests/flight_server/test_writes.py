@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import flight
 
-from flight_server import writes
+from flight_server import batches
 from flight_server.identity import Scope
 from storage.schemas import TICKS
 from tests.flight_server.conftest import Caller, House, Put, ticks, told, until
@@ -154,7 +154,7 @@ class TestShapes:
     def test_a_batch_beyond_the_limits_is_refused(
         self, anyone: Caller, monkeypatch: pytest.MonkeyPatch, limit: str
     ) -> None:
-        monkeypatch.setattr(writes, limit, 10)
+        monkeypatch.setattr(batches, limit, 10)
         with pytest.raises(flight.FlightServerError, match="split it") as caught:
             anyone.put(ticks(11, symbol="BIG"))
         assert told(caught.value)["code"] == "limit"
