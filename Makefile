@@ -14,6 +14,8 @@ export UV_SYSTEM_CERTS ?= 1
 # The machine's Python, never a downloaded one.
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := .tools/bin/python
+# Compiled once, here: where Python may not write beside the sources, each process would do it anew.
+export UV_COMPILE_BYTECODE := 1
 # A directory named "storage" where a program starts must not become our package.
 export PYTHONSAFEPATH := 1
 

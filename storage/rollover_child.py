@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from storage.arrow_alone import forgo_pandas
 from storage.child_process import DONE, FAILED, FULL, JOIN, ROLL_OVER, SCRUB
 from storage.errors import LakeCorruptError, LakeError, LakeFullError, StorageError
 from storage.lake import layout
@@ -193,6 +194,7 @@ def _answer(text: str) -> str:
 def main() -> int:
     """Do what stdin asks for; return the exit code."""
     _die_with(int(sys.argv[1]))
+    forgo_pandas()
     os.nice(NICENESS)
     try:
         done = _answer(sys.stdin.read())

@@ -13,6 +13,7 @@ import structlog
 
 from flight_server.errors import FlightServiceError
 from flight_server.service import FlightConfig, FlightService, TlsPair
+from storage.arrow_alone import forgo_pandas
 from storage.errors import JournalCorruptError, StorageError
 from storage.ports import SystemClock, SystemDisk
 from tickflightd import directory, journal, logs, machine, tls
@@ -34,6 +35,7 @@ def run(settings: Settings) -> NoReturn:
     Raises:
         ConfigurationError: The address or the data directory can't be used.
     """
+    forgo_pandas()
     logs.configure("flight", level=settings.log_level, secrets=settings.secrets)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     machine.allow_many_files()
