@@ -35,7 +35,7 @@ setup: .venv/run.stamp ## make everything ready, start nothing
 
 .PHONY: test
 test: .venv/dev.stamp ## run all tests, a process a core
-	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: test-hard
 test-hard: .venv/dev.stamp ## crash states, kills, power cuts and mutants by the thousand (root)

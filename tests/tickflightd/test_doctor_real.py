@@ -5,7 +5,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tickflightd.testing import RunningService, own_environment, tickflightd
+
+pytestmark = pytest.mark.slow  # each test starts a whole service
 
 
 def examined(directory: Path, **settings: str) -> tuple[int, dict[str, Any]]:

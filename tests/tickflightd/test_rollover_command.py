@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from tickflightd.testing import RunningService, own_environment, tickflightd
+
+pytestmark = pytest.mark.slow  # each test starts a whole service
 
 
 def test_the_running_hour_is_in_the_lake_when_the_command_returns(tmp_path: Path) -> None:

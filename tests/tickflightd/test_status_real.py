@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import tickflight
 from tickflight.reports import Status
 from tickflightd.testing import RunningService
+
+pytestmark = pytest.mark.slow  # each test starts a whole service
 
 PATIENCE_SECONDS = 60.0
 

@@ -17,6 +17,8 @@ import pytest
 import tickflight
 from tickflightd.testing import RunningService, is_alive, own_environment, tickflightd
 
+pytestmark = pytest.mark.slow  # each test starts a whole service
+
 REPOSITORY = Path(__file__).parents[2]
 PROMISED_STOP_SECONDS = 5.0
 PROMISED_DEATH_SECONDS = 1.0
