@@ -212,7 +212,7 @@ class ColumnarView:
             return _nothing()
         if len(parts) == 1:
             return parts[0]
-        return self._sorted_by_time(np.concatenate(parts))[-limit:]
+        return self._sorted_by_time(self._newest_by_time(np.concatenate(parts), limit))[-limit:]
 
     def _speaking(self, lanes: Sequence[Lane], source: str | None, now: int) -> Sequence[Lane]:
         """Return the lanes that ``latest`` listens to."""
@@ -233,6 +233,14 @@ class ColumnarView:
         tails.extend(run.positions[-limit:] for run in late)
         return tails
 
+    def _newest_by_time(self, positions: Integers, limit: int) -> Integers:
+        """Leave out rows older than the newest so many: telling ties apart is dear."""
+        if len(positions) <= limit:
+            return positions
+        instants = self._state.gather(positions, 0)
+        oldest = int(np.partition(instants, -limit)[-limit])
+        return positions[np.flatnonzero(instants >= oldest)]
+
     def _sorted_by_time(self, positions: Integers) -> Integers:
         """Sort any rows into the order of an answer."""
         instants = self._state.gather(positions, 0)
@@ -245,10 +253,11 @@ class ColumnarView:
 
     def _keys(self, positions: Integers) -> list[Column]:
         """Return what rows are ordered by, least significant first."""
-        columns = self._columns
+        columns, located = self._columns, self._state.locate(positions)
         keys: list[Column] = []
         for name in reversed(reading_order(columns.dataset)):
-            values = self._state.gather(positions, columns.at[name])
+            at = columns.at[name]
+            values = located.values(at, columns.specs[at].width)
             dictionary = columns.dictionaries.get(name)
             keys.append(values if dictionary is None else dictionary.ranks()[values])
         return keys
