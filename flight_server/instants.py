@@ -7,7 +7,7 @@ from typing import Final
 from flight_server.errors import InvalidTicketError
 from storage.ports import MICROSECONDS
 
-RELATIVE: Final = re.compile(r"-(\d{1,6})([smhd])")
+RELATIVE: Final = re.compile(r"([+-])(\d{1,6})([smhd])")
 INSTANT_MAX: Final = 253_402_300_799 * MICROSECONDS
 """The end of the year 9999, the last instant that ISO 8601 and Arrow's readers agree on."""
 
@@ -20,7 +20,7 @@ def parse_instant(value: str | int, *, now: int, field: str) -> int:
 
     Args:
         value: ISO 8601 with an offset or ``Z`` (a date alone is its midnight, UTC), microseconds
-            since 1970, ``now``, or how long ago: ``-15m`` (s, m, h, d).
+            since 1970, ``now``, how long ago (``-15m``; s, m, h, d), or in what time (``+15m``).
         now: Microseconds since 1970.
         field: What an error names.
 
@@ -33,8 +33,8 @@ def parse_instant(value: str | int, *, now: int, field: str) -> int:
     if text == "now":
         return now
     if relative := RELATIVE.fullmatch(text):
-        amount, unit = int(relative[1]), relative[2]
-        return max(0, now - amount * _UNIT_SECONDS[unit] * MICROSECONDS)
+        amount, unit = int(f"{relative[1]}{relative[2]}"), relative[3]
+        return _bounded(max(0, now + amount * _UNIT_SECONDS[unit] * MICROSECONDS), field)
     return _bounded(_parse_iso(text, field), field)
 
 

@@ -1,8 +1,6 @@
 """DoGet and GetFlightInfo: tickets answered from one snapshot."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, assert_never
 
 import pyarrow as pa
@@ -10,13 +8,15 @@ from pyarrow import flight
 
 from flight_server.calls import CANCELLED, OK, Call, Calls
 from flight_server.endpoints import daily
-from flight_server.errors import LimitError, outcome_of, to_flight_error
+from flight_server.errors import LimitError, NotFoundError, outcome_of, to_flight_error
 from flight_server.identity import Identity, Scope
 from flight_server.instants import parse_instant
+from flight_server.readings import Reading, bytes_a_row, reading_of, scope_of
 from flight_server.streams import Slot, StreamSlots
 from flight_server.tickets import (
     BarsTicket,
     LatestTicket,
+    LiveTicket,
     RangeTicket,
     Ticket,
     record_of,
@@ -24,27 +24,15 @@ from flight_server.tickets import (
 )
 from storage.bar_sessions import Grid, parse_interval
 from storage.bars_view import BarsRequest, bars, bars_schema
-from storage.schemas import DATASETS, Dataset
+from storage.schemas import plain_projection
 from storage.selection import Selection
 from storage.snapshot import Answer, Snapshot, dataset_named
 from storage.store import Store
-from storage.where import Where
 
 UNKNOWN_COUNT: Final = -1
 """What Flight wants to hear where a count would cost more than it is worth."""
 LATEST_ANSWER_ROWS_MAX: Final = 2_000_000
 """Rows of one ``latest``, all symbols together: it is put together in memory, about 200 MB."""
-VARIABLE_WIDTH_BYTES: Final = 32
-"""What a value without a fixed width counts for in ``bytes``: a label rather than a list."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a ticket asks for, after the caller's rights were applied."""
-
-    dataset: Dataset
-    selection: Selection
-    where: Where | None
 
 
 class Reads:
@@ -73,6 +61,10 @@ class Reads:
             case BarsTicket():
                 call.ticket = record_of(ticket)
                 return self._bars(ticket, call, snapshot)
+            case LiveTicket(speed=None):
+                raise NotFoundError("live streams are not served by this version")
+            case LiveTicket():
+                raise NotFoundError("replays (speed) are not served by this version")
             case _:
                 assert_never(ticket)
 
@@ -81,8 +73,7 @@ class Reads:
     ) -> flight.FlightInfo:
         """Return the schema of an answer and where to get it."""
         snapshot = self._store.snapshot()
-        realtime = isinstance(ticket, LatestTicket)
-        reading = _reading(ticket, caller, Scope.READ_REALTIME if realtime else Scope.READ_HISTORY)
+        reading = reading_of(ticket, caller, scope_of(ticket))
         tickets: list[Ticket] = [ticket]
         count = UNKNOWN_COUNT
         match ticket:
@@ -95,6 +86,10 @@ class Reads:
                 schema = snapshot.schema(reading.dataset.name, reading.selection, span)
                 tickets = [*daily(ticket, reading.selection, span, snapshot)]
                 count = _count(snapshot, reading, span)
+            case LiveTicket():
+                schema = plain_projection(
+                    reading.dataset.name, reading.selection.columns_of(reading.dataset)
+                )
         endpoints = [flight.FlightEndpoint(ticket_bytes(one), []) for one in tickets]
         return flight.FlightInfo(schema, descriptor, endpoints, count, UNKNOWN_COUNT)
 
@@ -102,16 +97,18 @@ class Reads:
         """Return the schema of an answer, without data of anybody in it."""
         dataset = dataset_named(ticket.dataset)
         names = Selection(columns=ticket.columns).columns_of(dataset)
+        if isinstance(ticket, LiveTicket):
+            return plain_projection(dataset.name, names)
         return pa.schema(dataset.wire_schema.field(name) for name in names)
 
     def _latest(
         self, ticket: LatestTicket, call: Call, snapshot: Snapshot
     ) -> flight.FlightDataStream:
-        reading = _reading(ticket, call.caller, Scope.READ_REALTIME)
+        reading = reading_of(ticket, call.caller, Scope.READ_REALTIME)
         _check_answer(snapshot, reading, ticket.limit)
         answer = snapshot.latest(reading.dataset.name, reading.selection, ticket.limit)
         table = pa.Table.from_batches(answer.batches)
-        size = table.num_rows * _row_bytes(reading.dataset.name, ticket.columns)
+        size = table.num_rows * bytes_a_row(reading.dataset.name, ticket.columns)
         self._calls.hold(call, size)
         call.sent(table.num_rows, size)
         return flight.RecordBatchStream(table.replace_schema_metadata(answer.schema.metadata))
@@ -119,19 +116,19 @@ class Reads:
     def _range(
         self, ticket: RangeTicket, call: Call, snapshot: Snapshot
     ) -> flight.FlightDataStream:
-        reading = _reading(ticket, call.caller, Scope.READ_HISTORY)
+        reading = reading_of(ticket, call.caller, Scope.READ_HISTORY)
         start, end = _span(ticket, snapshot)
         answer = snapshot.range(
             reading.dataset.name, reading.selection, start, end, ticket.order, reading.where
         )
-        row_bytes = _row_bytes(reading.dataset.name, ticket.columns)
+        row_bytes = bytes_a_row(reading.dataset.name, ticket.columns)
         options = pa.ipc.IpcWriteOptions(compression=ticket.compression)
         return self._streamed(answer, options, call, row_bytes)
 
     def _bars(self, ticket: BarsTicket, call: Call, snapshot: Snapshot) -> flight.FlightDataStream:
-        reading = _reading(ticket, call.caller, Scope.READ_HISTORY)
+        reading = reading_of(ticket, call.caller, Scope.READ_HISTORY)
         answer = bars(snapshot, _bars_request(ticket, reading, snapshot))
-        row_bytes = _row_bytes(reading.dataset.name, None)
+        row_bytes = bytes_a_row(reading.dataset.name, None)
         return self._streamed(answer, pa.ipc.IpcWriteOptions(), call, row_bytes)
 
     def _streamed(
@@ -144,27 +141,6 @@ class Reads:
         return flight.GeneratorStream(
             answer.schema, _blocks(answer, options, call, slot, row_bytes)
         )
-
-
-def _reading(ticket: Ticket, caller: Identity, scope: Scope) -> Reading:
-    caller.require(scope)
-    dataset = dataset_named(ticket.dataset)
-    if dataset.admin_only:
-        caller.require(Scope.ADMIN)
-    for symbol in ticket.symbols:
-        caller.may_read(symbol)
-    symbols: tuple[str, ...] | None = tuple(dict.fromkeys(ticket.symbols))  # each once
-    if not symbols:
-        symbols = None if caller.symbols is None else tuple(sorted(caller.symbols))
-    selection = Selection(
-        symbols=symbols,
-        columns=ticket.columns,
-        source=ticket.source,
-        narrow=caller.symbols is not None,
-    )
-    selection.columns_of(dataset)
-    text = ticket.where if isinstance(ticket, RangeTicket) else None
-    return Reading(dataset, selection, None if text is None else Where.parse(text, dataset))
 
 
 def _bars_request(ticket: BarsTicket, reading: Reading, snapshot: Snapshot) -> BarsRequest:
@@ -201,23 +177,6 @@ def _check_answer(snapshot: Snapshot, reading: Reading, limit: int) -> None:
             f"the answer would have {rows} rows, and latest gives at most {LATEST_ANSWER_ROWS_MAX}:"
             " lower limit, name fewer symbols, or ask for a range, which is streamed"
         )
-
-
-@lru_cache(maxsize=1_024)
-def _row_bytes(dataset: str, columns: tuple[str, ...] | None) -> int:
-    """Return what a row takes on its way: asking batches for their size costs more than they do."""
-    schema = DATASETS[dataset].wire_schema
-    names = schema.names if columns is None else columns
-    return sum(_width(schema.field(name).type) for name in names)
-
-
-def _width(kind: pa.DataType) -> int:
-    if pa.types.is_dictionary(kind):
-        kind = kind.index_type
-    try:
-        return max(1, int(kind.bit_width) // 8)
-    except ValueError:  # text and lists have no fixed width
-        return VARIABLE_WIDTH_BYTES
 
 
 def _blocks(

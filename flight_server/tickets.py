@@ -8,17 +8,25 @@ filter never silently widens an answer. ``FlightDescriptor.for_command`` takes t
 import json
 import re
 from collections.abc import Collection
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pyarrow import flight
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from flight_server.errors import InvalidTicketError
 from flight_server.instants import INSTANT_MAX
 from storage.bar_sessions import Session, parse_interval
 from storage.errors import InvalidDataError
 from storage.schemas import BARS, DATASETS, SYMBOL_PATTERN
-from storage.selection import Order
+from storage.selection import ALL_SOURCES, Order
 from storage.where import WHERE_CHARS_MAX
 
 TICKET_BYTES_MAX: Final = 1 << 20
@@ -31,7 +39,13 @@ NAME_CHARS_MAX: Final = 64
 """Longest name of a dataset, column or source; messages repeat them."""
 RECORD_SYMBOLS_MAX: Final = 20
 """Symbols of a ticket that the history keeps, and how many there were."""
-_PLAIN: Final = re.compile(r"[0-9TZ:+. -]{1,40}|-\d{1,6}[smhd]|[a-z][a-z_-]{0,31}")
+MIN_INTERVAL_MS_MAX: Final = 3_600_000
+"""Longest pause a live stream may be asked to keep between batches: an hour."""
+SPEED_MAX: Final = 1_000_000.0
+"""Fastest replay that is paced; whoever means "as fast as possible" says 0."""
+KEY_PARTS_MAX: Final = 8
+"""Columns that rows of any dataset are ordered by, and room for more."""
+_PLAIN: Final = re.compile(r"[0-9TZ:+. -]{1,40}|[+-]\d{1,6}[smhd]|[a-z][a-z_-]{0,31}")
 """Instants and the names of sources."""
 _UNTOLD: Final = "?"
 
@@ -87,7 +101,57 @@ class BarsTicket(_Ticket):
     source: Name | None = None
 
 
-Ticket = LatestTicket | RangeTicket | BarsTicket
+class After(_Ticket):
+    """How far a stream of before had come, as the metadata of its last batch said.
+
+    Attributes:
+        epoch: The life of the server whose positions these are.
+        pos: Position of the next row.
+        key: What the last row of a history is ordered by, where it was cut off in its history.
+    """
+
+    epoch: Annotated[int, Field(strict=True, ge=1)]
+    pos: Annotated[int, Field(strict=True, ge=0)]
+    key: (
+        Annotated[tuple[int | str | None, ...], Field(min_length=1, max_length=KEY_PARTS_MAX)]
+        | None
+    ) = None
+
+
+class LiveTicket(_Ticket):
+    """What arrives from now on, from ``start`` on, or after a position; with ``speed`` a replay."""
+
+    source: ClassVar[Name] = ALL_SOURCES
+
+    op: Literal["live"]
+    dataset: Name = "ticks"
+    symbols: Symbols = ()
+    start: Instant | None = None
+    after: After | None = None
+    end: Instant | None = None
+    speed: Annotated[float, Field(ge=0, le=SPEED_MAX, allow_inf_nan=False)] | None = None
+    min_interval_ms: Annotated[int, Field(strict=True, ge=1, le=MIN_INTERVAL_MS_MAX)] | None = None
+    columns: Columns = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.speed is not None:
+            if self.start is None or self.end is None:
+                missing = "start" if self.start is None else "end"
+                raise _refused(missing, "a replay (speed) has a start and an end")
+            if self.after is not None or self.min_interval_ms is not None:
+                named = "after" if self.after is not None else "min_interval_ms"
+                raise _refused(named, "a replay (speed) has its own pace, and begins at its start")
+        if self.after is not None and self.after.key is not None and self.start is None:
+            raise _refused("after", "its key is that of a history, which needs the same start")
+        return self
+
+
+def _refused(field: str, why: str) -> PydanticCustomError:
+    return PydanticCustomError("fields_disagree", "{why}", {"field": field, "why": why})
+
+
+Ticket = LatestTicket | RangeTicket | BarsTicket | LiveTicket
 
 _TICKETS: Final[TypeAdapter[Ticket]] = TypeAdapter(Annotated[Ticket, Field(discriminator="op")])
 
@@ -132,29 +196,45 @@ def ticket_bytes(ticket: Ticket) -> bytes:
     return ticket.model_dump_json(exclude_none=True).encode()
 
 
-def record_of(ticket: RangeTicket | BarsTicket) -> str:
+def record_of(ticket: RangeTicket | BarsTicket | LiveTicket) -> str:
     """Return what the history keeps of a ticket: short JSON of words that can't be secrets."""
     kept: dict[str, object] = {
         "op": ticket.op,
         "dataset": _known(ticket.dataset, DATASETS),
         "symbols": ticket.symbols[:RECORD_SYMBOLS_MAX],
-        "start": _plain(ticket.start),
-        "end": _plain(ticket.end),
+        **{
+            name: _plain(value)
+            for name, value in (("start", ticket.start), ("end", ticket.end))
+            if value is not None
+        },
+        **_own_fields(ticket),
     }
-    if isinstance(ticket, RangeTicket):
-        kept["order"] = ticket.order.value
-        if ticket.where is not None:
-            kept["where"] = _UNTOLD
-    else:
-        kept |= {"interval": _interval(ticket.interval), "session": ticket.session.value}
     if len(ticket.symbols) > RECORD_SYMBOLS_MAX:
         kept["symbol_count"] = len(ticket.symbols)
     if ticket.columns is not None and ticket.dataset in DATASETS:
         columns = DATASETS[ticket.dataset].schema.names
         kept["columns"] = [_known(name, columns) for name in ticket.columns]
-    if ticket.source is not None:
+    if not isinstance(ticket, LiveTicket) and ticket.source is not None:
         kept["source"] = _plain(ticket.source)
     return json.dumps(kept, separators=(",", ":"))
+
+
+def _own_fields(ticket: RangeTicket | BarsTicket | LiveTicket) -> dict[str, object]:
+    """Return what the history keeps of a ticket's fields that others don't have."""
+    match ticket:
+        case RangeTicket():
+            where = {} if ticket.where is None else {"where": _UNTOLD}
+            return {"order": ticket.order.value, **where}
+        case BarsTicket():
+            return {"interval": _interval(ticket.interval), "session": ticket.session.value}
+        case LiveTicket():
+            after = None if ticket.after is None else [ticket.after.epoch, ticket.after.pos]
+            told = {
+                "after": after,
+                "speed": ticket.speed,
+                "min_interval_ms": ticket.min_interval_ms,
+            }
+            return {name: value for name, value in told.items() if value is not None}
 
 
 def _known(name: str, names: Collection[str]) -> str:
@@ -174,7 +254,12 @@ def _interval(text: str) -> str:
 
 
 def _explained(error: ValidationError) -> InvalidTicketError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "fields_disagree":
+        told = first["ctx"]
+        return InvalidTicketError(
+            f"ticket field {told['field']}: {told['why']}", field=told["field"]
+        )
     # Of a known op, the location begins with it; of none, there is no location.
     place = [str(part) for part in first["loc"]][1:]
     if first["type"].startswith("union_tag"):

@@ -368,3 +368,10 @@ def wire_projection(dataset: str, columns: tuple[str, ...]) -> pa.Schema:
     """Return the wire schema of some columns; kept, because every answer needs one."""
     wire = DATASETS[dataset].wire_schema
     return pa.schema([wire.field(name) for name in columns])
+
+
+@lru_cache(maxsize=256)
+def plain_projection(dataset: str, columns: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of some columns with plain strings, as live streams send them."""
+    schema = DATASETS[dataset].schema
+    return pa.schema([schema.field(name) for name in columns])
