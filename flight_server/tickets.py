@@ -129,7 +129,9 @@ class LiveTicket(_Ticket):
     start: Instant | None = None
     after: After | None = None
     end: Instant | None = None
-    speed: Annotated[float, Field(ge=0, le=SPEED_MAX, allow_inf_nan=False)] | None = None
+    speed: Annotated[float, Field(strict=True, ge=0, le=SPEED_MAX, allow_inf_nan=False)] | None = (
+        None
+    )
     min_interval_ms: Annotated[int, Field(strict=True, ge=1, le=MIN_INTERVAL_MS_MAX)] | None = None
     columns: Columns = None
 

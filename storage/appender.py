@@ -48,12 +48,14 @@ class Appender:
         producers: ProducerTable,
         clock: Clock,
         on_failure: Callable[[BaseException], None],
+        on_appended: Callable[[], None],
     ) -> None:
         self._stores = stores
         self._journal = journal
         self._producers = producers
         self._clock = clock
         self._on_failure = on_failure
+        self._on_appended = on_appended
         self._rules = {
             name: Plausibility(store.dataset, store.dictionaries)
             for name, store in stores.items()
@@ -134,7 +136,9 @@ class Appender:
                 self._wake.clear()
                 self._errands.run()
                 progress = [self._take(lane) for lane in self._lanes]
-                if not any(progress):
+                if any(progress):
+                    self._on_appended()
+                else:
                     if self._stopping:
                         return
                     self._wake.wait()

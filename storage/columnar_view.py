@@ -148,7 +148,7 @@ class ColumnarView:
             spec = columns.specs[columns.at[name]]
             values = located.values(columns.at[name], spec.width)
             if spec.dictionary is None:
-                arrays.append(_plain(values, spec.field))
+                arrays.append(plain_numbers(values, spec.field))
             else:
                 arrays.append(_encoded(values, spec.dictionary, narrow=narrow))
         schema = wire_projection(columns.dataset.name, tuple(names))
@@ -307,7 +307,8 @@ def _nothing() -> Integers:
     return np.empty(0, np.int64)
 
 
-def _plain(values: Column, field: pa.Field) -> pa.Array:
+def plain_numbers(values: Column, field: pa.Field) -> pa.Array:
+    """Return stored numbers as Arrow: NaN of a nullable column is null."""
     if field.nullable and np.isnan(values).any():
         return pa.array(values, field.type, from_pandas=True)
     return pa.Array.from_buffers(field.type, len(values), [None, pa.py_buffer(values)])

@@ -4,6 +4,7 @@ StorageError
 ├── InvalidDataError        the caller's: what was sent can't be taken as it is
 │   └── SchemaMismatchError the caller's: a column is unknown, missing or of another type
 ├── RetentionError          the caller's: rows of that age were dropped
+├── TooOldError             the caller's: arrivals that far back are not kept
 ├── SequenceError           the producer's: its batch numbers jumped, or another stream took over
 ├── JournalError            the disk's: the journal can't be written
 │   ├── JournalFullError    the disk's: no room; goes on by itself once there is some
@@ -44,6 +45,24 @@ class RetentionError(StorageError):
         since = datetime.fromtimestamp(oldest // 1_000_000, UTC)
         super().__init__(f"rows from before {since:%Y-%m-%d} were dropped; begin there or later")
         self.oldest = oldest
+
+
+@final
+class TooOldError(StorageError):
+    """Arrivals were asked for that are in the lake alone, which has no order of arrival.
+
+    Attributes:
+        oldest: Position of the oldest row that can still be had in that order.
+        epoch: The life of the server that says so.
+    """
+
+    def __init__(self, oldest: int, epoch: int) -> None:
+        super().__init__(
+            f"what arrived then is no longer kept in the order it came, which begins at position"
+            f" {oldest} of epoch {epoch}; ask for a start in time instead"
+        )
+        self.oldest = oldest
+        self.epoch = epoch
 
 
 @final

@@ -150,6 +150,10 @@ class Journal:
                 raise StoreClosedError("the server is shutting down")
         return roll.ended
 
+    def durable(self, dataset: str) -> int:
+        """Return the position below which all rows of a dataset are durable."""
+        return self._positions.get(dataset, 0)
+
     @property
     def open_hour(self) -> int:
         """Hour of the file being written, µs."""

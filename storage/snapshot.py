@@ -123,6 +123,10 @@ class Snapshot:
             batches = where.kept(view.range(wanted, needed), names)
         return Answer(self.schema(dataset, selection, (start, end)), batches)
 
+    def end(self, dataset: str) -> int:
+        """Return the position after the newest row: what it does not have arrives from there on."""
+        return self._moment.hot[dataset].end
+
     def days(self, dataset: str, selection: Selection, start: int, end: int) -> list[int]:
         """Return the UTC dates (days since 1970) that a range may have rows on, in order.
 

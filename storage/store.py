@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from storage.adoption import adopt_from_lake
 from storage.appender import Appender
+from storage.arrivals import Arrivals, Origin
 from storage.bars_keeper import BarsKeeper
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
@@ -21,6 +22,7 @@ from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
 from storage.errors import LakeCorruptError, StorageError, StoreClosedError
+from storage.herald import Herald
 from storage.hot_memory import HotMemory, row_bytes
 from storage.journal import HOUR, Journal, JournalStatus
 from storage.journal_expiry import JournalExpiry
@@ -139,9 +141,17 @@ class Store:
             on_sealed=self._segments.add,
             on_failure=self._fail,
         )
+        self._herald = Herald(self._ends, clock)
         self._appender = Appender(
-            self._stores, self._journal, self.producers, clock, on_failure=self._fail
+            self._stores,
+            self._journal,
+            self.producers,
+            clock,
+            on_failure=self._fail,
+            on_appended=self._herald.ring,
         )
+        origin = Origin(self.epoch, recovered.positions, self._journal.durable)
+        self.arrivals = Arrivals(self._publication, self._segments, origin, self._herald)
         self._ledger = _ledger(self._stores)
         adopt_from_lake(self._ledger, self._lake, self._publication.current)
         self._snapshots = itertools.count(1)
@@ -186,6 +196,15 @@ class Store:
         moment = Moment(hot, published.lake, known, self._clock.now())
         identity = f"{self.epoch}.{next(self._snapshots)}"
         return Snapshot(identity, moment, self._lake, self._config.sources)
+
+    def wake_readers(self) -> None:
+        """Have everybody who waits for arrivals look up, because something else has happened."""
+        self._herald.wake_all()
+
+    @property
+    def hot_window_us(self) -> int:
+        """How long rows stay in memory after they came, µs."""
+        return self._config.hot_window_us
 
     @property
     def published(self) -> Published:
@@ -251,6 +270,7 @@ class Store:
     def close(self) -> None:
         """Make everything durable that was appended, and stop."""
         self._stopping.set()
+        self._herald.stop()
         self.rollover.stop()
         self.upkeep.stop()
         self._appender.stop()
@@ -328,6 +348,10 @@ class Store:
             )
         )
         self._appender.start(arrival)
+        self._herald.start()
+
+    def _ends(self) -> dict[str, int]:
+        return {name: store.end for name, store in self._stores.items()}
 
     def _fail(self, error: BaseException) -> None:
         with self._failing:
