@@ -154,6 +154,15 @@ class AuthMiddleware(flight.ServerMiddleware):  # type: ignore[misc]
         """
         return self._call or self._admit(address_of(context.peer()))
 
+    def require_welcome(self) -> None:
+        """Check once more the key of a call that was let in.
+
+        Raises:
+            CredentialError: It is not accepted any more.
+        """
+        assert isinstance(self._credential, Credential)  # noqa: S101 - or it was not let in
+        self._authenticator.authenticate(self._credential)
+
     def _admit(self, address: str) -> Call:
         credential = self._credential
         try:
@@ -263,6 +272,18 @@ def call_of(context: flight.ServerCallContext) -> Call:
     if not isinstance(middleware, AuthMiddleware):
         raise to_flight_error(CredentialError(Refusal.MISSING))
     return middleware.call(context)
+
+
+def require_welcome(call: Call) -> None:
+    """Check the key of a call once more that has lasted for a while, and still does.
+
+    Raises:
+        CredentialError: It is not accepted any more.
+    """
+    middleware = None if call.context is None else call.context.get_middleware(MIDDLEWARE_KEY)
+    if not isinstance(middleware, AuthMiddleware):
+        raise CredentialError(Refusal.MISSING)
+    middleware.require_welcome()
 
 
 def identity_of(context: flight.ServerCallContext) -> Identity:

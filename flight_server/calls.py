@@ -37,12 +37,14 @@ class Call:
         outcome: ``ok``, ``denied``, ``cancelled`` or ``error:<code>``.
         seconds: How long it took, once it has ended.
         is_cancelled: Tells whether the client has gone away.
+        context: What pyarrow knows of it, of use only while it runs.
     """
 
     __slots__ = (
         "_started",
         "bytes",
         "caller",
+        "context",
         "held",
         "is_cancelled",
         "operation",
@@ -64,6 +66,7 @@ class Call:
         self.held = 0
         self.release: Callable[[], None] | None = None
         self.is_cancelled: Callable[[], bool] = lambda: False
+        self.context: flight.ServerCallContext | None = None
         self._started = started
 
     def __repr__(self) -> str:

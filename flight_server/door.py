@@ -20,20 +20,26 @@ class Door:
     calls: Calls
     readers: StreamSlots
     writers: StreamSlots
+    live: StreamSlots
     history: QueryHistory
     clock: Clock
 
     @property
     def streams(self) -> int:
         """Streams running, in and out."""
-        return self.readers.taken + self.writers.taken
+        return self.readers.taken + self.writers.taken + self.live.taken
 
     def drain(self, seconds: float) -> bool:
-        """Let no more streams in, wait for those that run, then cut them; tell if all ended."""
+        """Let no more streams in, wait for those that run, then cut them; tell if all ended.
+
+        Live streams have no end to wait for: they are cut first, and go on at another server.
+        """
         self.writers.refuse()
         until = self.clock.monotonic() + seconds
+        self.live.drain(0.0)
         ended = self.readers.drain(seconds)
-        return self.writers.drain(max(0.0, until - self.clock.monotonic())) and ended
+        ended &= self.writers.drain(max(0.0, until - self.clock.monotonic()))
+        return self.live.drain(max(0.0, until - self.clock.monotonic())) and ended
 
     def report(self, caller: Identity) -> dict[str, Any]:
         """Return what ``status`` says of the door; addresses are for administrators."""
@@ -42,6 +48,7 @@ class Door:
             "calls": {"running": self.calls.running, "turned_away": self.calls.turned_away},
             "streams": self.streams,
             "reading": {"streams": self.readers.taken, "stalled": self.readers.stalled},
+            "live": {"streams": self.live.taken, "stalled": self.live.stalled},
             "writing": {"streams": self.writers.taken, "idle": self.writers.stalled},
             "refused_credentials": sum(refused.values()),
             "refused": {cause.value: count for cause, count in refused.items()},

@@ -208,6 +208,11 @@ def to_flight_error(error: Exception) -> flight.FlightError:
         case storage_errors.RetentionError():
             oldest = error.oldest
             return _answer(flight.FlightServerError, str(error), code="retention", oldest=oldest)
+        case storage_errors.TooOldError():
+            oldest, epoch = error.oldest, error.epoch
+            return _answer(
+                flight.FlightServerError, str(error), code="too_old", oldest=oldest, epoch=epoch
+            )
         case storage_errors.LakeCorruptError():
             _LOG.error("the lake is damaged", file=str(error.path), exception=traceback_of(error))
             return _answer(flight.FlightServerError, _damage(error), code="internal")
@@ -230,6 +235,8 @@ def outcome_of(error: Exception) -> str:
             return "error:sequence"
         case storage_errors.RetentionError():
             return "error:retention"
+        case storage_errors.TooOldError():
+            return "error:too_old"
         case storage_errors.StoreClosedError():
             return f"error:{BusyError.code}"
         case _:

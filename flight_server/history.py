@@ -38,7 +38,7 @@ USAGE_KEPT_DAYS: Final = 400
 """How long usage is kept: a year can be compared with the one before."""
 SHORT: Final = frozenset({"latest"})
 """Operations of which only sums are kept."""
-ROW_OF_ITS_OWN: Final = frozenset({"range"})
+ROW_OF_ITS_OWN: Final = frozenset({"range", "live"})
 """Operations whose every call is a row; of all others, that is true of the denied ones alone."""
 _LOG: Final = structlog.get_logger(__name__)
 

@@ -55,6 +55,7 @@ def _guarded(handler: Handler) -> Handler:
     ) -> object:
         call = call_of(context)
         call.is_cancelled = context.is_cancelled
+        call.context = context
         try:
             return handler(server, call, *rest)
         except Exception as error:  # noqa: BLE001 - see above

@@ -23,12 +23,15 @@ from flight_server.health import Health
 from flight_server.history import QueryHistory
 from flight_server.identity import Scope
 from flight_server.keys import KeyStore
+from flight_server.live import LiveReads
 from flight_server.reads import Reads
 from flight_server.server import FlightRpcServer, Rooms
 from flight_server.sessions import SessionFile
 from flight_server.spot_checks import SpotChecker, Surroundings
 from flight_server.status import StatusBoard
 from flight_server.streams import (
+    LIVE_STREAMS_MAX,
+    LIVE_STREAMS_PER_KEY_MAX,
     READ_STREAMS_MAX,
     READ_STREAMS_PER_KEY_MAX,
     WRITE_STREAMS_MAX,
@@ -151,7 +154,7 @@ class FlightService:
         )
         rooms = Rooms(
             store=store,
-            reads=Reads(store, door.readers, door.calls),
+            reads=Reads(store, door.readers, door.calls, LiveReads(store, door.live, clock)),
             writes=writes,
             actions=Actions(store, files, board, door),
             authenticator=door.authenticator,
@@ -214,6 +217,7 @@ class FlightService:
             calls=Calls(history.note, clock),
             readers=StreamSlots(READ_STREAMS_MAX, READ_STREAMS_PER_KEY_MAX, clock),
             writers=StreamSlots(WRITE_STREAMS_MAX, WRITE_STREAMS_PER_KEY_MAX, clock),
+            live=StreamSlots(LIVE_STREAMS_MAX, LIVE_STREAMS_PER_KEY_MAX, clock, store.wake_readers),
             history=history,
             clock=clock,
         )

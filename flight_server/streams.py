@@ -7,6 +7,7 @@ lose its *slot* to one that will; its thread ends when its client reads on, canc
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, final
 
 from flight_server.errors import BusyError
@@ -19,6 +20,10 @@ READ_STREAMS_PER_KEY_MAX: Final = 128
 WRITE_STREAMS_MAX: Final = 128
 """Producers at once; apart from the readers, who must never keep data from coming in."""
 WRITE_STREAMS_PER_KEY_MAX: Final = 64
+"""Of them for one key."""
+LIVE_STREAMS_MAX: Final = 512
+"""Live streams at once: they last for hours, so they must not take the place of answers."""
+LIVE_STREAMS_PER_KEY_MAX: Final = 256
 """Of them for one key."""
 STALL_SECONDS: Final = 60.0
 """How long a stream may make no progress before its slot may go to another: far longer than a
@@ -59,6 +64,7 @@ class StreamSlots:
         limit: Streams at once.
         per_key: Of them for one key.
         clock: Where time comes from.
+        on_cut: Called when streams are to end that may be waiting for something else.
     """
 
     def __init__(
@@ -66,10 +72,12 @@ class StreamSlots:
         limit: int = READ_STREAMS_MAX,
         per_key: int = READ_STREAMS_PER_KEY_MAX,
         clock: Clock | None = None,
+        on_cut: Callable[[], None] | None = None,
     ) -> None:
         self._limit = limit
         self._per_key = per_key
         self._clock = clock or SystemClock()
+        self._on_cut = on_cut
         self._changed = threading.Condition()
         self._running: set[Slot] = set()
         self._by_key: Counter[str] = Counter()
@@ -141,6 +149,8 @@ class StreamSlots:
             if self._changed.wait_for(self._all_ended, seconds):
                 return True
             self._cut = True
+            if self._on_cut is not None:
+                self._on_cut()
             return self._changed.wait_for(self._all_ended, CUT_SECONDS)
 
     def _all_ended(self) -> bool:

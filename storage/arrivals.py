@@ -162,16 +162,19 @@ class Cursor:
         """Whether no row waits, as far as readers were told."""
         return self.position >= self._herald.horizon(self._feed.wanted.dataset)
 
-    def read(self) -> Block | None:
+    def read(self, until: int | None = None) -> Block | None:
         """Return the next rows, None when there are none yet; never waits.
 
         A block may be empty: then no row up to its end was wanted.
+
+        Args:
+            until: Position to stop at, which has been in memory.
 
         Raises:
             TooOldError: The rows have left both memory and journal.
             JournalError: The journal can't be read.
         """
-        block = self._next()
+        block = self._next(until)
         if block is not None:
             self.position = block.stop
         return block
@@ -181,12 +184,14 @@ class Cursor:
         self._waiter.position = self.position
         self._herald.wait(self._waiter, seconds)
 
-    def _next(self) -> Block | None:
+    def _next(self, until: int | None) -> Block | None:
         if self._journal is None:
-            horizon = self._herald.horizon(self._feed.wanted.dataset)
-            if self.position >= horizon:
+            stop = self._herald.horizon(self._feed.wanted.dataset)
+            if until is not None:
+                stop = min(stop, until)
+            if self.position >= stop:
                 return None
-            block = self._arrivals.read(self._feed, self.position, horizon)
+            block = self._arrivals.read(self._feed, self.position, stop)
             if block is not None:
                 return block
             self._journal = self._arrivals.read_journal(self._feed.wanted, self.position)
@@ -194,4 +199,4 @@ class Cursor:
         if block is not None:
             return block
         self._journal = None
-        return self._next()
+        return self._next(until)

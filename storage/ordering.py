@@ -5,9 +5,14 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from storage.errors import InvalidDataError
 from storage.runs import Integers
 from storage.schemas import Dataset
+
+KeyValues = tuple[int | str | None, ...]
+"""What one row is ordered by, most significant first; instants in µs."""
 
 
 @lru_cache(maxsize=64)
@@ -72,3 +77,59 @@ def key_of(column: pa.Array) -> Integers:
     ranks[-1] = len(words)
     codes = column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
     return np.asarray(ranks[codes])
+
+
+def key_at(batch: pa.RecordBatch, names: Sequence[str], row: int) -> KeyValues:
+    """Return the key of one row, counted from the end where ``row`` is negative."""
+    at = row % batch.num_rows
+    return tuple(_comparable(batch.column(name).slice(at, 1))[0].as_py() for name in names)
+
+
+def rows_after(batch: pa.RecordBatch, names: Sequence[str], key: KeyValues) -> pa.BooleanArray:
+    """Return which rows come after a key in the order of ``names``; those equal to it don't.
+
+    Args:
+        batch: Rows with plain strings.
+        names: What rows are ordered by, most significant first.
+        key: As ``order_key`` has checked it.
+    """
+    later = pa.array(np.zeros(batch.num_rows, bool))
+    same = pa.array(np.ones(batch.num_rows, bool))
+    for name, value in zip(names, key, strict=True):
+        column = _comparable(batch.column(name))
+        if value is None:  # nulls come last
+            same = pc.and_(same, column.is_null())
+            continue
+        wanted = pa.scalar(value, column.type)
+        behind = pc.fill_null(pc.greater(column, wanted), fill_value=True)
+        later = pc.or_(later, pc.and_(same, behind))
+        same = pc.and_(same, pc.fill_null(pc.equal(column, wanted), fill_value=False))
+    return later
+
+
+def order_key(dataset: Dataset, values: Sequence[object]) -> KeyValues:
+    """Return a key that somebody has sent, checked.
+
+    Raises:
+        InvalidDataError: It is none of this dataset.
+    """
+    names = reading_order(dataset)
+    fields = [dataset.schema.field(name) for name in names]
+    good = len(values) == len(fields) and all(map(_fits, values, fields))
+    if not good:
+        what = ", ".join(names)
+        message = f"after.key must be what the metadata of a batch said: {what}"
+        raise InvalidDataError(message, field="after")
+    return tuple(values)  # type: ignore[arg-type]  # each was just looked at
+
+
+def _fits(value: object, field: pa.Field) -> bool:
+    if value is None:
+        return bool(field.nullable)
+    if pa.types.is_string(field.type):
+        return isinstance(value, str)
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
+
+
+def _comparable(column: pa.Array) -> pa.Array:
+    return column if pa.types.is_string(column.type) else column.cast(pa.int64())
