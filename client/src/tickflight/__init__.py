@@ -31,9 +31,12 @@ from tickflight.errors import (
     SpoolFullError,
     SpoolLockedError,
     TickflightError,
+    TooOldError,
     UnavailableError,
     WriterClosedError,
 )
+from tickflight.live import Live
+from tickflight.progress import Position
 from tickflight.reports import DatasetStatus, ServiceStatus, Status, SymbolInfo
 from tickflight.result import Result
 from tickflight.stats import WriterStats
@@ -57,10 +60,12 @@ __all__ = [
     "Gaps",
     "InvalidRequestError",
     "LimitError",
+    "Live",
     "NotFoundError",
     "Order",
     "Overflow",
     "PermissionDeniedError",
+    "Position",
     "Result",
     "RetentionError",
     "SequenceError",
@@ -76,6 +81,7 @@ __all__ = [
     "SymbolCoverage",
     "SymbolInfo",
     "TickflightError",
+    "TooOldError",
     "UnavailableError",
     "Writer",
     "WriterClosedError",

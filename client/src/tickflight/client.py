@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from tickflight.bulk import BulkWriter
 from tickflight.connection import Connection
 from tickflight.coverage import Coverage, Gaps
+from tickflight.live import Live
 from tickflight.reports import Status, SymbolInfo
 from tickflight.result import Result, plain_schema
 from tickflight.settings import resolve
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     import pyarrow as pa
+
+    from tickflight.coverage import Gap
+    from tickflight.progress import Position
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 """For calls that answer at once. Streams have none: a year of ticks takes as long as it takes."""
@@ -225,6 +229,53 @@ class Client:
             source=source,
         )
         return Result(self._connection.get(asked, timeout=timeout))
+
+    def live(
+        self,
+        symbols: str | Iterable[str] = (),
+        *,
+        dataset: str = "ticks",
+        start: Instant | None = None,
+        end: Instant | None = None,
+        columns: Iterable[str] | None = None,
+        min_interval_ms: int | None = None,
+        after: Position | None = None,
+        on_gap: Callable[[Gap], None] | None = None,
+        on_caught_up: Callable[[], None] | None = None,
+    ) -> Live:
+        """Rows as they come, each once, over lost connections and restarts of the server.
+
+        Without ``start``, what arrives from now on, however old it is. With it, first all rows
+        with ts_event ≥ start in total order, then what arrives: at any time the rows given out are
+        those that ``range`` from ``start`` on would have, of all sources.
+
+        Args:
+            symbols: one or several; an empty list means all the key may see.
+            dataset: ``ticks``, ``quotes``, ``depth``, ``gex``, …
+            start: the first instant.
+            end: the first instant behind; the stream ends when it has come.
+            columns: names to give out, all by default.
+            min_interval_ms: at most one batch in so many milliseconds.
+            after: go on where another stream has ended (``Live.position``).
+            on_gap: told when rows are found to be missing, or have been found.
+            on_caught_up: told when all that there was is given out, after each connection.
+        """
+        asked = ticket(
+            "live",
+            symbols=symbol_list(symbols),
+            start=None if start is None else instant(start, "start"),
+            end=None if end is None else instant(end, "end"),
+            min_interval_ms=min_interval_ms,
+        )
+        return Live(
+            self._connection,
+            dataset,
+            asked,
+            columns=column_list(columns),
+            after=after,
+            on_gap=on_gap,
+            on_caught_up=on_caught_up,
+        )
 
     def symbols(self, dataset: str | None = None) -> tuple[SymbolInfo, ...]:
         """What the server holds and the key may see: rows and times by dataset and symbol."""

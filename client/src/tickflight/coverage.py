@@ -108,7 +108,7 @@ class Gaps:
             ServerError: it can't be understood.
         """
         try:
-            return cls(tuple(_gap(one) for one in answer["gaps"]), int(answer["count"]))
+            return cls(tuple(gap_of(one) for one in answer["gaps"]), int(answer["count"]))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise ServerError("the server's gaps can't be read: update tickflight") from None
 
@@ -188,7 +188,7 @@ def _symbol(content: Mapping[str, Any]) -> SymbolCoverage:
         state=CoverageState(content["state"]),
         requested=_span(content.get("requested")),
         available=_span(content.get("available")),
-        gaps=tuple(_gap(one) for one in content.get("gaps", ())),
+        gaps=tuple(gap_of(one) for one in content.get("gaps", ())),
         gap_count=int(content.get("gap_count", 0)),
         quarantined=int(content.get("quarantined", 0)),
     )
@@ -198,7 +198,8 @@ def _span(content: list[int] | None) -> Span | None:
     return None if content is None else Span(int(content[0]), int(content[1]))
 
 
-def _gap(content: Mapping[str, Any] | list[Any]) -> Gap:
+def gap_of(content: Mapping[str, Any] | list[Any]) -> Gap:
+    """Read a gap as the server tells of it: its fields by name, or its two instants."""
     if isinstance(content, Mapping):
         end = content.get("end")
         return Gap(

@@ -7,6 +7,7 @@ TickflightError
 ├── InvalidRequestError        yours: what was asked or sent can't be taken as it is
 │   ├── NotFoundError          yours: there is no such dataset, job or thing
 │   ├── RetentionError         nobody's: the time asked for is no longer kept
+│   ├── TooOldError            nobody's: a live stream was away for too long to go on
 │   └── LimitError             yours: more was asked or sent than the key or the server allows
 ├── SequenceError              yours: a producer's batches don't follow what the server has
 ├── WriterClosedError          yours: written to after ``close()``
@@ -66,6 +67,21 @@ class NotFoundError(InvalidRequestError):
 @final
 class RetentionError(InvalidRequestError):
     """The time asked for is no longer kept; ``oldest`` is the first instant that is, in µs."""
+
+    def __init__(
+        self, message: str, *, field: str | None = None, oldest: int | None = None
+    ) -> None:
+        super().__init__(message, field=field)
+        self.oldest = oldest
+
+
+@final
+class TooOldError(InvalidRequestError):
+    """A live stream was away for so long that the server can't go on where it was.
+
+    The rows are there, but nobody knows any more in which order they came: ask for a ``range``, or
+    begin a new stream with a ``start``. ``oldest`` is the first position that can still be had.
+    """
 
     def __init__(
         self, message: str, *, field: str | None = None, oldest: int | None = None
@@ -182,8 +198,10 @@ def _from_code(message: str, extra: dict[str, object]) -> TickflightError:
             return InvalidRequestError(message, field=field)
         case "not_found":
             return NotFoundError(message, field=field)
-        case "retention" | "too_old":
+        case "retention":
             return RetentionError(message, field=field, oldest=_number(extra.get("oldest")))
+        case "too_old":
+            return TooOldError(message, field=field, oldest=_number(extra.get("oldest")))
         case "limit":
             return LimitError(message, field=field)
         case "sequence":
