@@ -1,7 +1,7 @@
-"""A flight service in a process of its own, to be killed: ``flight_process.py DIRECTORY LOCATION``.
+"""A flight service in a process of its own, to be killed.
 
-It says ``ready`` and its address once it answers. At the end of its input it stops cleanly and says
-how long that took.
+``flight_process.py DIRECTORY LOCATION [HOT_WINDOW_US]``. It says ``ready`` and its address once it
+answers. At the end of its input it stops cleanly and says how long that took.
 """
 
 import os
@@ -13,11 +13,11 @@ from flight_server.service import FlightConfig, FlightService
 from storage.ports import SystemClock, SystemDisk
 
 
-def main(directory: str, location: str) -> None:
+def main(directory: str, location: str, hot_window_us: str = "3600000000") -> None:
     config = FlightConfig(
         location=location,
         data_directory=Path(directory),
-        hot_window_us=3_600_000_000,
+        hot_window_us=int(hot_window_us),
         hot_memory_limit_bytes=1 << 34,
         source_priority=("demo",),
         version="test",
