@@ -148,10 +148,8 @@ def config(directory: Path, location: str = "grpc://127.0.0.1:0", **changes: Any
 class Server:
     """A flight service in a process of its own, which can be killed."""
 
-    def __init__(
-        self, directory: Path, location: str = "grpc://127.0.0.1:0", hot_window_us: int = HOUR
-    ) -> None:
-        command = [sys.executable, str(PROCESS), str(directory), location, str(hot_window_us)]
+    def __init__(self, directory: Path, location: str = "grpc://127.0.0.1:0", *more: float) -> None:
+        command = [sys.executable, str(PROCESS), str(directory), location, *map(str, more)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
         )

@@ -1,7 +1,8 @@
 """A flight service in a process of its own, to be killed.
 
-``flight_process.py DIRECTORY LOCATION [HOT_WINDOW_US]``. It says ``ready`` and its address once it
-answers. At the end of its input it stops cleanly and says how long that took.
+``flight_process.py DIRECTORY LOCATION [HOT_WINDOW_US [COMMIT_SECONDS]]``. It says ``ready`` and its
+address once it answers. At the end of its input it stops cleanly and says how long that took.
+``COMMIT_SECONDS`` is how far the journal's commits are apart, as on a slow disk.
 """
 
 import os
@@ -10,10 +11,15 @@ import time
 from pathlib import Path
 
 from flight_server.service import FlightConfig, FlightService
+from storage import journal
 from storage.ports import SystemClock, SystemDisk
 
 
-def main(directory: str, location: str, hot_window_us: str = "3600000000") -> None:
+def main(
+    directory: str, location: str, hot_window_us: str = "3600000000", commit_seconds: str = ""
+) -> None:
+    if commit_seconds:
+        vars(journal)["COMMIT_INTERVAL_SECONDS"] = float(commit_seconds)
     config = FlightConfig(
         location=location,
         data_directory=Path(directory),

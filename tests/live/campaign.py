@@ -29,6 +29,8 @@ BATCH_ROWS = 100
 LATE_US = 30_000_000
 """How late a late row comes, at most."""
 HOT_WINDOW_US = 2_000_000
+COMMIT_SECONDS = 0.3
+"""How far commits are apart: a kill must take back rows that subscribers have."""
 EVERY_SYMBOL: tuple[str, ...] = ()
 
 Numbers = npt.NDArray[np.int64]
@@ -53,12 +55,12 @@ class House:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.key = new_key(directory)
-        self._server = Server(directory, hot_window_us=HOT_WINDOW_US)
+        self._server = Server(directory, "grpc://127.0.0.1:0", HOT_WINDOW_US, COMMIT_SECONDS)
         self.uri = self._server.uri
 
     def kill(self) -> None:
         self._server.kill()
-        self._server = Server(self._directory, self.uri, HOT_WINDOW_US)
+        self._server = Server(self._directory, self.uri, HOT_WINDOW_US, COMMIT_SECONDS)
 
     def stop(self) -> None:
         self._server.stop()
@@ -319,9 +321,6 @@ def _check(subscriber: Subscriber, table: pa.Table, producers: list[Producer]) -
 
 def _surely_after(numbers: Numbers, since: dict[str, int]) -> Numbers:
     """Return the rows that were sent after a moment; some that were under way then came too."""
-    limits = {
-        int(source[1:]): identity(np.int64(int(source[1:])), np.int64(sent))
-        for source, sent in since.items()
-    }
-    borders = np.array([limits[number] for number in sorted(limits)], np.int64)
-    return numbers[numbers > borders[numbers >> 40]]
+    borders = np.array([since[f"s{number}"] for number in range(len(since))], np.int64)
+    after: Numbers = numbers[numbers & ((1 << 40) - 1) > borders[numbers >> 40]]
+    return after

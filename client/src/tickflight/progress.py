@@ -120,6 +120,8 @@ class Progress:
         for pos, rows in self._unsettled:
             if durable is not None and pos > durable:
                 self._doubtful.update(self._names(rows))
+        while len(self._doubtful) > UNSETTLED_ROWS_MAX:
+            del self._doubtful[next(iter(self._doubtful))]
         self._unsettled.clear()
         self._unsettled_rows = 0
         self._set_marks()
