@@ -12,7 +12,7 @@ from tickflight import progress
 from tickflight.progress import Position, Progress
 
 
-def rows(*sequences: int, dataset: str = "ticks", flags: int = 1) -> pa.RecordBatch:
+def rows(*sequences: int, flags: int = 1) -> pa.RecordBatch:
     count = len(sequences)
     columns: dict[str, Any] = {
         "ts_event": pa.array([number // 3 for number in sequences], pa.timestamp("us", "UTC")),
