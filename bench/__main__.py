@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import soak
 from bench.bulk import loading, raw_range, restart
 from bench.burst import burst
+from bench.live import live
 from bench.measure import Measure
 from bench.measures import ingest, latest
 from bench.report import print_table, write_page
@@ -24,6 +25,7 @@ REST_SECONDS = 60.0
 SUITES: Mapping[str, Callable[[Path, argparse.Namespace], Iterator[Measure]]] = {
     "ingest": lambda home, options: ingest(home, options.seconds),
     "latest": lambda home, options: latest(home, options.calls),
+    "live": lambda home, options: live(home, options.seconds),
     "range": lambda home, options: raw_range(home, options.rows),
     "import": lambda home, options: loading(home, options.rows),
     "restart": lambda home, options: restart(home, options.rows),
@@ -65,7 +67,7 @@ def _command(options: argparse.Namespace) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="|".join((*SUITES, "soak")))
-    parser.add_argument("--seconds", type=float, default=20.0, help="of ingest and burst")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of ingest, live and burst")
     parser.add_argument("--calls", type=int, default=2_000, help="of latest")
     parser.add_argument(
         "--rows", type=int, default=3_000_000, help="of range, import, restart and rollover"

@@ -1,11 +1,14 @@
 """What the machine and pyarrow give without us: the other side of every ratio."""
 
 import json
+import queue
 import sqlite3
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,20 +16,30 @@ import pyarrow.flight as flight
 import pyarrow.parquet as pq
 
 from bench.market import ticks
+from storage.schemas import TICKS
+
+FOLLOWER_BATCHES_MAX = 100_000
+"""Batches that wait for one follower: minutes of them."""
 
 
 class BareServer(flight.FlightServerBase):  # type: ignore[misc]
-    """Returns a ready table or a Parquet file; takes batches and forgets them, with an ack each."""
+    """Returns a ready table or a Parquet file; takes batches, acks each and hands it to followers.
+
+    A live ticket makes a follower.
+    """
 
     def __init__(self, table_rows: int, parquet: str | None) -> None:
         super().__init__("grpc://127.0.0.1:0")
         self._table = pa.Table.from_batches([next(ticks("floor", table_rows, 0))])
         self._parquet = parquet
+        self._followers: list[queue.Queue[pa.RecordBatch]] = []
 
     def do_get(
         self, context: flight.ServerCallContext, ticket: flight.Ticket
     ) -> flight.FlightDataStream:
-        """Send the table, or read the file and send that."""
+        """Send the table, or read the file and send that, or what comes from now on."""
+        if b"live" in ticket.ticket:
+            return self._followed(context)
         if ticket.ticket == b"parquet":
             return flight.RecordBatchStream(pq.read_table(self._parquet))
         return flight.RecordBatchStream(self._table)
@@ -42,6 +55,22 @@ class BareServer(flight.FlightServerBase):  # type: ignore[misc]
         for chunk in reader:
             seq = json.loads(chunk.app_metadata.to_pybytes())["seq"]
             writer.write(b'{"seq":%d,"rows":%d}' % (seq, chunk.data.num_rows))
+            if self._followers:
+                batch = chunk.data.cast(TICKS.schema)
+                for follower in tuple(self._followers):
+                    follower.put(batch)
+
+    def _followed(self, context: flight.ServerCallContext) -> flight.FlightDataStream:
+        own: queue.Queue[pa.RecordBatch] = queue.Queue(FOLLOWER_BATCHES_MAX)
+        self._followers.append(own)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            while not context.is_cancelled():
+                with suppress(queue.Empty):
+                    yield own.get(timeout=0.1)
+            self._followers.remove(own)
+
+        return flight.GeneratorStream(TICKS.schema, batches())
 
 
 def sqlite_rows_per_second(rows: int, seconds: float, directory: Path) -> float:

@@ -50,6 +50,10 @@ compete with the server.
 - **ingest**: acknowledged rows only; a row is acknowledged after its commit is on disk. The floor,
   a server that counts and forgets, keeps nothing.
 - **latest**: calls take turns with the floor's, so both see the same disturbances.
+- **live**: from the moment a batch is handed to Flight by the feed to the moment a subscriber has
+  it, over all rows and all subscribers, which share one process. The floor hands each batch on as
+  it is; the service validates, gives positions, journals and selects. `batches s` is what one
+  subscriber was sent a second: of many, more wait for the next round and get larger batches.
 - **range**: the floor reads a zstd Parquet file of the same rows and streams it.
 - **year**: the floor reads one zstd Parquet file of the same rows and streams it; the service reads
   a file a day, or a month of bars, and checks every page. `peak mib more` is what the server's
