@@ -146,6 +146,10 @@ class _Runner:
         if self._outages.lasting:
             await self._record(self._outages.end(self._heard))
 
+    async def flush(self) -> None:
+        """See ``SourceWriter.flush``."""
+        await self._writers.flush()
+
     async def _supervise(self) -> RunResult:
         failures = 0
         while True:

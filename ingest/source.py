@@ -47,6 +47,9 @@ class SourceWriter(Protocol):
         Rows written say so too; a feed that may be quiet calls this on each heartbeat.
         """
 
+    async def flush(self) -> None:
+        """Wait until everything written is durable; a feed that has an end calls it there."""
+
 
 class Source(Protocol):
     """A feed. ``run`` again after a failure must connect anew: nothing of the old run is reused."""

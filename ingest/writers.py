@@ -63,6 +63,15 @@ class DatasetWriters:
             await self._close(dataset)
             raise
 
+    async def flush(self) -> None:
+        """Wait until everything written is durable, however long the service is away.
+
+        Raises:
+            tickflight.errors.TickflightError: The service refused rows for good.
+        """
+        lanes = list(self._lanes.values())
+        await asyncio.gather(*(asyncio.to_thread(lane.writer.flush) for lane in lanes))
+
     def take_losses(self) -> list[Overflow]:
         """Rows that were not taken since the last call, because the spool was full."""
         return [self._losses.popleft() for _ in range(len(self._losses))]

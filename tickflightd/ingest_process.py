@@ -13,6 +13,7 @@ from ingest import errors as ingest_errors
 from ingest.demo import DemoSource
 from ingest.ports import SystemClock
 from ingest.runner import RunState, run_source
+from ingest.source import Source
 from tickflight.errors import TickflightError
 from tickflightd import logs
 from tickflightd.connection import connected
@@ -41,20 +42,36 @@ def run(source: str, settings: Settings) -> None:
         asyncio.run(_feed(source, demo, client, settings.symbols))
 
 
+def play(source: Source, settings: Settings) -> None:
+    """Run a source that has an end, until then or until SIGTERM or SIGINT.
+
+    Raises:
+        ServiceError: There is no service, or it refused.
+        RoleFailedError: The source failed in a way no retry mends.
+    """
+    with connected(settings) as client:
+        client.status()  # who plays to nobody hears of it before the first row
+        asyncio.run(_run(source, client))
+
+
 async def _feed(
-    name: str, source: DemoSource, client: tickflight.Client, symbols: Collection[str]
+    name: str, source: Source, client: tickflight.Client, symbols: Collection[str]
 ) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     since = SystemClock().now()
     arrival = asyncio.create_task(_say_when_rows_arrive(name, client, frozenset(symbols), since))
     try:
-        result = await run_source(source, client, stop=stop)
+        await _run(source, client)
     finally:
         arrival.cancel()
+
+
+async def _run(source: Source, client: tickflight.Client) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    result = await run_source(source, client, stop=stop)
     if result.state is RunState.FAILED:
-        raise RoleFailedError(f"{name} can't go on: {result.detail}")
+        raise RoleFailedError(f"{source.profile.name} can't go on: {result.detail}")
     _log.info("stopped", restarts=result.restarts)
 
 

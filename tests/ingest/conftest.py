@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002 - a fake has the signature of what it stands for
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,3 +210,14 @@ def server(tmp_path: Path) -> Iterator[tuple[str, str]]:
 def client(server: tuple[str, str]) -> Iterator[tickflight.Client]:
     with tickflight.connect(*server) as client:
         yield client
+
+
+@pytest.fixture
+def own_env() -> Callable[[Mapping[str, str]], dict[str, str]]:
+    """Make an environment with these variables and no other of ours."""
+
+    def make(changes: Mapping[str, str]) -> dict[str, str]:
+        rest = {name: value for name, value in os.environ.items() if "TICKFLIGHT_" not in name}
+        return {**rest, **changes}
+
+    return make

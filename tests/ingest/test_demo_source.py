@@ -38,6 +38,9 @@ class Keeper:
     async def alive(self) -> None:
         pass
 
+    async def flush(self) -> None:
+        pass
+
     @property
     def sequences(self) -> np.ndarray:
         return np.concatenate([batch["sequence"].to_numpy() for batch in self.ticks])

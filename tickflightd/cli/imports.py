@@ -1,17 +1,14 @@
 """``tickflightd import …``: files into the running service."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from tickflightd.cli.files import about_ticks, errors_of_ingest, mapping_of
 from tickflightd.cli.shared import json_option, load_settings, print_json
-from tickflightd.errors import ConfigurationError, ImportFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ingest.files import ImportReport
 
 
@@ -21,15 +18,7 @@ def imports() -> None:
 
 
 @imports.command()
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@click.option("--symbol", required=True, help="What people will ask for, such as SPY.")
-@click.option("--contract", help="What traded, where it differs from the symbol.")
-@click.option(
-    "--map", "pairs", multiple=True, metavar="FIELD=COLUMN", help="Such as price=px; repeat."
-)
-@click.option("--tz", "timezone", help="Zone of times that name none, such as America/New_York.")
+@about_ticks
 @json_option
 def ticks(
     *,
@@ -51,10 +40,10 @@ def ticks(
     from tickflightd.cli.progress import showing_progress
     from tickflightd.connection import connected
 
-    mapping = _mapping(pairs)
+    mapping = mapping_of(pairs)
     settings = load_settings()
     logs.configure("import", level=settings.log_level, secrets=settings.secrets)
-    with _errors_of_ingest(), connected(settings) as client, showing_progress() as progress:
+    with errors_of_ingest(), connected(settings) as client, showing_progress() as progress:
         reports = import_ticks(
             client,
             files,
@@ -68,28 +57,6 @@ def ticks(
         click.echo(_sentence(report), err=as_json)
     if as_json:
         print_json({"files": [_fields(report) for report in reports]})
-
-
-@contextmanager
-def _errors_of_ingest() -> "Iterator[None]":
-    from ingest import errors as theirs
-
-    try:
-        yield
-    except (theirs.ConfigurationError, theirs.ColumnMappingError) as error:
-        raise ConfigurationError(str(error)) from error
-    except theirs.IngestError as error:
-        raise ImportFailedError(str(error)) from error
-
-
-def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
-    mapping = {}
-    for pair in pairs:
-        field, equals, column = pair.partition("=")
-        if not (field and equals and column):
-            raise click.BadParameter(f"{pair!r}: write FIELD=COLUMN, such as price=px")
-        mapping[field] = column
-    return mapping
 
 
 def _sentence(report: "ImportReport") -> str:

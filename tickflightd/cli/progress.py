@@ -1,19 +1,25 @@
-"""A progress bar for imports, where there is a terminal to show it."""
+"""Progress bars for imports and replays, where there is a terminal to show them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 from ingest.files import ImportProgress
+from ingest.replay import ReplayProgress
 
 
 @contextmanager
@@ -26,9 +32,7 @@ def showing_progress() -> Iterator[Callable[[ImportProgress], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    # On stderr: stdout is the answer, which a program may read.
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with _bars(*columns) as bars:
         tasks = {}
 
         def show(news: ImportProgress) -> None:
@@ -39,3 +43,46 @@ def showing_progress() -> Iterator[Callable[[ImportProgress], None]]:
             bars.update(tasks[of], completed=news.bytes_done)
 
         yield show
+
+
+@contextmanager
+def showing_replay() -> Iterator["ReplayScreen"]:
+    """Show how far a replay is, on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with _bars(*columns) as bars:
+        yield ReplayScreen(bars)
+
+
+class ReplayScreen:
+    """Takes news of a replay."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._reading: dict[Path, TaskID] = {}
+        self._playing: TaskID | None = None
+
+    def reading(self, path: Path, rows: int) -> None:
+        """Show that so many rows of a file were read through."""
+        if path not in self._reading:
+            self._reading[path] = self._bars.add_task(f"reading {path.name}", total=None)
+        self._bars.update(self._reading[path], completed=rows)
+
+    def playing(self, news: ReplayProgress) -> None:
+        """Show which instant the replay has come to."""
+        if self._playing is None:
+            self._playing = self._bars.add_task("playing", total=news.rows_total)
+        at = datetime.fromtimestamp(news.at / 1_000_000, UTC)
+        self._bars.update(
+            self._playing, completed=news.rows, description=f"playing {at:%Y-%m-%d %H:%M:%SZ}"
+        )
+
+
+def _bars(*columns: ProgressColumn) -> Progress:
+    # On stderr: stdout is the answer, which a program may read.
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)

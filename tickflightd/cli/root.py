@@ -1,19 +1,15 @@
 """The root of the command line, and the commands that run the service."""
 
-from typing import TYPE_CHECKING
-
 import rich_click as click
 
 from tickflightd.cli.doctor import doctor
 from tickflightd.cli.imports import imports
+from tickflightd.cli.ingest import ingest
 from tickflightd.cli.journal import journal
 from tickflightd.cli.keys import keys
 from tickflightd.cli.lake import lake
 from tickflightd.cli.rollover import rollover
-from tickflightd.cli.shared import Command, Commands, load_settings
-
-if TYPE_CHECKING:
-    from tickflightd.settings import Settings
+from tickflightd.cli.shared import Commands, load_settings, role_settings, supervised
 
 
 @click.group(
@@ -30,6 +26,7 @@ def main() -> None:
 
 main.add_command(doctor)
 main.add_command(imports)
+main.add_command(ingest)
 main.add_command(journal)
 main.add_command(keys)
 main.add_command(rollover)
@@ -44,39 +41,11 @@ def up() -> None:
     service.up(load_settings())
 
 
-def _supervised(command: Command) -> Command:
-    """Add the option by which ``up`` tells its roles whom to die with."""
-    return click.option("--supervisor", type=int, hidden=True)(command)
-
-
-def _role_settings(supervisor: int | None) -> "Settings":
-    from tickflightd import processes, settings
-
-    if supervisor is None:
-        return load_settings()
-    processes.die_with(supervisor)
-    return settings.load()  # the supervisor has made its remarks
-
-
 @main.command()
-@_supervised
+@supervised
 def flight(supervisor: int | None) -> None:
     """Run the Flight server alone; it owns the data directory."""
-    settings = _role_settings(supervisor)
+    settings = role_settings(supervisor)
     from tickflightd import flight_process
 
     flight_process.run(settings)
-
-
-@main.command()
-@click.argument("source", type=click.Choice(["demo"]))
-@_supervised
-def ingest(source: str, supervisor: int | None) -> None:
-    """Run one SOURCE alone, writing to the Flight server of TICKFLIGHT_FLIGHT_URI.
-
-    demo is a synthetic market in real time.
-    """
-    settings = _role_settings(supervisor)
-    from tickflightd import ingest_process
-
-    ingest_process.run(source, settings)

@@ -38,6 +38,21 @@ def load_settings() -> "Settings":
     return loaded
 
 
+def supervised(command: Command) -> Command:
+    """Add the option by which ``up`` tells its roles whom to die with."""
+    return click.option("--supervisor", type=int, hidden=True)(command)
+
+
+def role_settings(supervisor: int | None) -> "Settings":
+    """Read the settings of a role; one that is supervised dies with its supervisor."""
+    from tickflightd import processes, settings
+
+    if supervisor is None:
+        return load_settings()
+    processes.die_with(supervisor)
+    return settings.load()  # the supervisor has made its remarks
+
+
 def json_option(command: Command) -> Command:
     """Add ``--json``, as the keyword ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
