@@ -2,7 +2,7 @@
 
 The market of a replay has a clock of its own. It begins now and runs ``speed`` times as fast as
 ours; ``ts_event`` and ``ts_recv`` are instants of that clock, so that rows are as far apart as they
-were, and bars and features come out as they did then. At a speed above 1 it runs ahead of our clock.
+were, and bars and features come out as they did then. Faster than 1, it runs ahead of our clock.
 """
 
 import asyncio

@@ -35,13 +35,14 @@ class Recorder:
     written: list[pa.RecordBatch] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
     flushed: int = 0
-    failures: int = 0
+    attempts: int = 0
+    failing: frozenset[int] = frozenset()
 
     async def write(self, dataset: str, rows: pa.RecordBatch | pa.Table) -> None:
         assert dataset == "ticks"
         assert isinstance(rows, pa.RecordBatch)
-        if self.failures:
-            self.failures -= 1
+        self.attempts += 1
+        if self.attempts in self.failing:
             raise tickflight.UnavailableError("the service has gone")
         self.written.append(rows)
         self.at.append(self.clock.monotonic())
@@ -180,10 +181,10 @@ def test_a_speed_that_is_none_is_refused(speed: float, clock: Any, tmp_path: Pat
 
 def test_a_replay_that_failed_goes_on_where_it_was(clock: Any, tmp_path: Path) -> None:
     path = write_file(tmp_path / "day", [FIRST + row * SECOND for row in range(50)])
-    recorder = Recorder(clock)
+    failing = frozenset({1, 7, 8})
+    recorder = Recorder(clock, failing=failing)
     source = ReplaySource(open_tape([path], symbol="SPY"), speed=10, clock=clock)
-    for _ in range(3):
-        recorder.failures = 1
+    for _ in failing:
         with pytest.raises(tickflight.UnavailableError):
             asyncio.run(source.run(recorder))
     asyncio.run(source.run(recorder))
