@@ -5,6 +5,7 @@ StorageError
 │   └── SchemaMismatchError the caller's: a column is unknown, missing or of another type
 ├── RetentionError          the caller's: rows of that age were dropped
 ├── TooOldError             the caller's: arrivals that far back are not kept
+├── TooLargeError           the caller's: an answer takes more room than there is for it
 ├── SequenceError           the producer's: its batch numbers jumped, or another stream took over
 ├── JournalError            the disk's: the journal can't be written
 │   ├── JournalFullError    the disk's: no room; goes on by itself once there is some
@@ -63,6 +64,11 @@ class TooOldError(StorageError):
         )
         self.oldest = oldest
         self.epoch = epoch
+
+
+@final
+class TooLargeError(StorageError):
+    """An answer takes more memory or disk than there is for it; the text says what to ask for."""
 
 
 @final

@@ -95,7 +95,6 @@ class ReplaySource:
         while (rest := await self._next_rows()) is not None:
             due = self._due(rest)
             if not due:
-                self._rest = rest
                 await self._clock.sleep(self._seconds_to(rest))
                 continue
             await writer.write("ticks", self._as_live(rest.slice(0, due)))
@@ -110,12 +109,13 @@ class ReplaySource:
             self._sequence = now << SEQUENCE_BITS
 
     async def _next_rows(self) -> pa.RecordBatch | None:
-        if self._rest is not None:
-            return self._rest
-        try:
-            return await asyncio.to_thread(next, self._batches, None)
-        except ImportFileError as error:
-            raise SourceRefusedError(str(error)) from error
+        """Return what is to be played next; it stays that until it has been written."""
+        if self._rest is None:
+            try:
+                self._rest = await asyncio.to_thread(next, self._batches, None)
+            except ImportFileError as error:
+                raise SourceRefusedError(str(error)) from error
+        return self._rest
 
     def _due(self, batch: pa.RecordBatch) -> int:
         """Return how many rows have happened by now."""
