@@ -19,6 +19,7 @@ class Door:
     authenticator: Authenticator
     calls: Calls
     readers: StreamSlots
+    replays: StreamSlots
     writers: StreamSlots
     live: StreamSlots
     history: QueryHistory
@@ -27,7 +28,7 @@ class Door:
     @property
     def streams(self) -> int:
         """Streams running, in and out."""
-        return self.readers.taken + self.writers.taken + self.live.taken
+        return self.readers.taken + self.replays.taken + self.writers.taken + self.live.taken
 
     def drain(self, seconds: float) -> bool:
         """Let no more streams in, wait for those that run, then cut them; tell if all ended.
@@ -36,9 +37,12 @@ class Door:
         """
         self.writers.refuse()
         until = self.clock.monotonic() + seconds
+        # Those of a replay take as long as its span did, and are not waited for either.
         self.live.drain(0.0)
+        self.replays.drain(0.0)
         ended = self.readers.drain(seconds)
         ended &= self.writers.drain(max(0.0, until - self.clock.monotonic()))
+        ended &= self.replays.drain(max(0.0, until - self.clock.monotonic()))
         return self.live.drain(max(0.0, until - self.clock.monotonic())) and ended
 
     def report(self, caller: Identity) -> dict[str, Any]:
@@ -49,6 +53,7 @@ class Door:
             "streams": self.streams,
             "reading": {"streams": self.readers.taken, "stalled": self.readers.stalled},
             "live": {"streams": self.live.taken, "stalled": self.live.stalled},
+            "replays": {"streams": self.replays.taken, "stalled": self.replays.stalled},
             "writing": {"streams": self.writers.taken, "idle": self.writers.stalled},
             "refused_credentials": sum(refused.values()),
             "refused": {cause.value: count for cause, count in refused.items()},

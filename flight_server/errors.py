@@ -213,6 +213,8 @@ def to_flight_error(error: Exception) -> flight.FlightError:
             return _answer(
                 flight.FlightServerError, str(error), code="too_old", oldest=oldest, epoch=epoch
             )
+        case storage_errors.TooLargeError():
+            return to_flight_error(LimitError(str(error)))
         case storage_errors.LakeCorruptError():
             _LOG.error("the lake is damaged", file=str(error.path), exception=traceback_of(error))
             return _answer(flight.FlightServerError, _damage(error), code="internal")
@@ -237,6 +239,8 @@ def outcome_of(error: Exception) -> str:
             return "error:retention"
         case storage_errors.TooOldError():
             return "error:too_old"
+        case storage_errors.TooLargeError():
+            return f"error:{LimitError.code}"
         case storage_errors.StoreClosedError():
             return f"error:{BusyError.code}"
         case _:

@@ -8,11 +8,12 @@ from pyarrow import flight
 
 from flight_server.calls import CANCELLED, OK, Call, Calls
 from flight_server.endpoints import daily
-from flight_server.errors import LimitError, NotFoundError, outcome_of, to_flight_error
+from flight_server.errors import LimitError, outcome_of, to_flight_error
 from flight_server.identity import Identity, Scope
 from flight_server.instants import parse_instant
 from flight_server.live import LiveReads
 from flight_server.readings import Reading, bytes_a_row, reading_of, scope_of
+from flight_server.replays import Replays
 from flight_server.streams import Slot, StreamSlots
 from flight_server.tickets import (
     BarsTicket,
@@ -39,11 +40,14 @@ LATEST_ANSWER_ROWS_MAX: Final = 2_000_000
 class Reads:
     """Answers tickets."""
 
-    def __init__(self, store: Store, slots: StreamSlots, calls: Calls, live: LiveReads) -> None:
+    def __init__(
+        self, store: Store, slots: StreamSlots, calls: Calls, live: LiveReads, replays: Replays
+    ) -> None:
         self._store = store
         self._slots = slots
         self._calls = calls
         self._live = live
+        self._replays = replays
 
     def stream(self, ticket: Ticket, call: Call) -> flight.FlightDataStream:
         """Answer a ticket.
@@ -67,7 +71,7 @@ class Reads:
                 call.ticket = record_of(ticket)
                 return self._live.stream(ticket, call, snapshot)
             case LiveTicket():
-                raise NotFoundError("replays (speed) are not served by this version")
+                return self._replays.stream(ticket, call)
             case _:
                 assert_never(ticket)
 

@@ -25,6 +25,7 @@ from flight_server.identity import Scope
 from flight_server.keys import KeyStore
 from flight_server.live import LiveReads
 from flight_server.reads import Reads
+from flight_server.replays import REPLAYS_MAX, REPLAYS_PER_KEY_MAX, Replays
 from flight_server.server import FlightRpcServer, Rooms
 from flight_server.sessions import SessionFile
 from flight_server.spot_checks import SpotChecker, Surroundings
@@ -41,6 +42,7 @@ from flight_server.streams import (
 from flight_server.usage import UsageTable
 from flight_server.writes import Writes
 from storage.ports import Clock, Disk
+from storage.reordering import Spill
 from storage.selection import SourcePolicy
 from storage.store import JOURNAL_BYTES_MAX, Store, StoreConfig
 
@@ -152,9 +154,12 @@ class FlightService:
         board = StatusBoard(
             store, writes, door.readers, door.authenticator, tally, clock, config.version
         )
+        live = LiveReads(store, door.live, clock)
+        spill = Spill(config.data_directory, self._disk)
+        replays = Replays(store, door.replays, clock, spill)
         rooms = Rooms(
             store=store,
-            reads=Reads(store, door.readers, door.calls, LiveReads(store, door.live, clock)),
+            reads=Reads(store, door.readers, door.calls, live, replays),
             writes=writes,
             actions=Actions(store, files, board, door),
             authenticator=door.authenticator,
@@ -216,6 +221,7 @@ class FlightService:
             authenticator=authenticator,
             calls=Calls(history.note, clock),
             readers=StreamSlots(READ_STREAMS_MAX, READ_STREAMS_PER_KEY_MAX, clock),
+            replays=StreamSlots(REPLAYS_MAX, REPLAYS_PER_KEY_MAX, clock),
             writers=StreamSlots(WRITE_STREAMS_MAX, WRITE_STREAMS_PER_KEY_MAX, clock),
             live=StreamSlots(LIVE_STREAMS_MAX, LIVE_STREAMS_PER_KEY_MAX, clock, store.wake_readers),
             history=history,

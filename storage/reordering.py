@@ -204,10 +204,12 @@ class Reordering:
             rows_a_chunk = max(1, len(chunk) * CHUNK_BYTES // size)
             table = _with_keys(chunk)
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            with pa.ipc.new_file(pa.PythonFile(file), table.schema, options=options) as sink:
+            with pa.ipc.new_file(
+                pa.PythonFile(file, mode="w"), table.schema, options=options
+            ) as sink:
                 sink.write_table(table, max_chunksize=rows_a_chunk)
             file.seek(0)
-            reader = pa.ipc.open_file(pa.PythonFile(file))
+            reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"))
         return (_without_keys(reader.get_batch(at)) for at in range(reader.num_record_batches))
 
 

@@ -5,7 +5,7 @@ back what is still to come reaches, whatever the clocks of venues and sources di
 time each row can be let go as soon as its turn has come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -33,7 +33,7 @@ class Replay:
     """
 
     schema: pa.Schema
-    blocks: Iterator[Received | None]
+    blocks: Generator[Received | None, None, None]
 
 
 def replay(
@@ -68,7 +68,7 @@ def replay(
 
 def _reordered(
     receipts: Answer, rows: Answer, schema: pa.Schema, spill: Spill
-) -> Iterator[Received | None]:
+) -> Generator[Received | None, None, None]:
     floors = _Floors()
     for batch in receipts.batches:
         floors.note(_receipts_of(batch))
