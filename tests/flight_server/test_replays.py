@@ -28,7 +28,7 @@ def asked(symbol: str, speed: float = 0, **fields: Any) -> dict[str, Any]:
 
 def chunks(caller: Caller, ticket: dict[str, Any]) -> list[tuple[pa.RecordBatch, dict[str, Any]]]:
     """Read a replay whole, with what its batches say of themselves."""
-    found = []
+    found: list[tuple[pa.RecordBatch, dict[str, Any]]] = []
     stream = caller.stream(ticket)
     while True:
         try:

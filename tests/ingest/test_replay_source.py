@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Recorder:
         return np.repeat(self.at, [batch.num_rows for batch in self.written])
 
 
-def write_file(path: Path, instants: list[int | None], **columns: Any) -> Path:
+def write_file(path: Path, instants: Sequence[int | None], **columns: Any) -> Path:
     prices = [100.0 + row for row in range(len(instants))]
     table = {"ts_event": pa.array(instants, pa.int64()).cast(TIMESTAMP), "price": prices}
     pq.write_table(pa.table({**table, "size": [1.0] * len(instants), **columns}), path)
