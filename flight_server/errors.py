@@ -201,6 +201,8 @@ def to_flight_error(error: Exception) -> flight.FlightError:
             return _answer(error.flight_class, str(error), code=error.code, **error.details())
         case storage_errors.InvalidDataError():
             return to_flight_error(InvalidArgumentError(str(error), field=error.field))
+        case storage_errors.TooLargeError() | storage_errors.StoreClosedError():
+            return to_flight_error(_request_error(error))
         case storage_errors.SequenceError(expected=None):
             return _answer(flight.FlightServerError, str(error), code="sequence")
         case storage_errors.SequenceError(expected=int(expected)):
@@ -213,15 +215,17 @@ def to_flight_error(error: Exception) -> flight.FlightError:
             return _answer(
                 flight.FlightServerError, str(error), code="too_old", oldest=oldest, epoch=epoch
             )
-        case storage_errors.TooLargeError():
-            return to_flight_error(LimitError(str(error)))
         case storage_errors.LakeCorruptError():
             _LOG.error("the lake is damaged", file=str(error.path), exception=traceback_of(error))
             return _answer(flight.FlightServerError, _damage(error), code="internal")
-        case storage_errors.StoreClosedError():
-            return to_flight_error(BusyError("the server is shutting down; retry in a moment"))
         case _:
             return _internal(error)
+
+
+def _request_error(error: storage_errors.StorageError) -> RequestError:
+    if isinstance(error, storage_errors.TooLargeError):
+        return LimitError(str(error))
+    return BusyError("the server is shutting down; retry in a moment")
 
 
 def outcome_of(error: Exception) -> str:

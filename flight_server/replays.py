@@ -14,10 +14,12 @@ from typing import Final, final
 import pyarrow as pa
 from pyarrow import flight
 
+from flight_server.auth import Watch
 from flight_server.calls import CANCELLED, OK, Call
 from flight_server.errors import outcome_of, to_flight_error
 from flight_server.identity import Scope
 from flight_server.instants import parse_instant
+from flight_server.live_stream import HEARTBEAT_SECONDS, LOOK_SECONDS, WELCOME_SECONDS
 from flight_server.readings import bytes_a_row, reading_of
 from flight_server.streams import Slot, StreamSlots
 from flight_server.tickets import LiveTicket, record_of
@@ -33,11 +35,6 @@ REPLAYS_PER_KEY_MAX: Final = 32
 """Of them for one key."""
 STEP_SECONDS: Final = 0.005
 """Rows that fall due within it go out together: a batch of one row costs as much as one of many."""
-HEARTBEAT_SECONDS: Final = 2.0
-"""Longest silence: an empty batch keeps proxies from closing the stream, and finds out whether the
-client is still there."""
-POLL_SECONDS: Final = 0.1
-"""How often one that waits looks whether it should end."""
 
 
 @final
@@ -81,7 +78,8 @@ class Replays:
         pace = Pace(ticket.speed, end, self._clock)
         place = _Place(self._store, name, snapshot.end(name))
         row_bytes = bytes_a_row(name, ticket.columns)
-        player = _Player(played, pace, place, slot, self._clock)
+        guard = _Guard(Watch(call.context), slot, self._clock)
+        player = _Player(played, pace, place, guard, self._clock)
         return flight.GeneratorStream(played.schema, player.batches(call, row_bytes))
 
 
@@ -149,14 +147,49 @@ class _Place:
 
 
 @final
+class _Guard:
+    """Finds out, now and then, whether a replay has to end."""
+
+    def __init__(self, watch: Watch, slot: Slot, clock: Clock) -> None:
+        self._watch = watch
+        self._slot = slot
+        self._clock = clock
+        self._looked_at = self._welcome_at = clock.monotonic()
+
+    def look(self) -> None:
+        """Look, if it is time to.
+
+        Raises:
+            _ClientGoneError: Nobody takes the replay any more.
+            RequestError: The key is not accepted any more, or the server is shutting down.
+        """
+        self._slot.moved()
+        now = self._clock.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        if self._watch.is_cancelled:
+            raise _ClientGoneError
+        if now - self._welcome_at >= WELCOME_SECONDS:
+            self._welcome_at = now
+            self._watch.require_welcome()
+
+
+class _ClientGoneError(Exception):
+    """The client has cancelled, or is not there any more; never leaves this module."""
+
+
+@final
 class _Player:
     """Plays one replay, once."""
 
-    def __init__(self, played: Replay, pace: Pace, place: _Place, slot: Slot, clock: Clock) -> None:
+    def __init__(
+        self, played: Replay, pace: Pace, place: _Place, guard: _Guard, clock: Clock
+    ) -> None:
         self._replay = played
         self._pace = pace
         self._place = place
-        self._slot = slot
+        self._guard = guard
         self._clock = clock
         self._empty = pa.RecordBatch.from_pylist([], played.schema)
         # The mutable state: when something was last sent, and how far the replay has come.
@@ -174,18 +207,20 @@ class _Player:
             # Empty, and the last: whoever reads knows that the replay came to its end.
             yield self._empty, self._place.metadata(self._received, is_last=True)
             call.outcome = OK
+        except _ClientGoneError:
+            return
         except Exception as error:  # noqa: BLE001 - what leaves here reaches the client as it is
             call.outcome = outcome_of(error)
             raise to_flight_error(error) from None
 
     def _played(self, block: Received | None) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
         if block is None:
-            self._slot.moved()
+            self._guard.look()
             yield from self._heartbeat()
             return
         rows, receipts = block.rows, block.receipts
         while len(receipts):
-            self._slot.moved()
+            self._guard.look()
             due = self._pace.due(receipts)
             if due:
                 self._received = int(receipts[due - 1])
@@ -194,7 +229,7 @@ class _Player:
                 rows, receipts = rows.slice(due), receipts[due:]
             else:
                 wait = max(self._pace.seconds_to(int(receipts[0])), STEP_SECONDS)
-                self._clock.sleep(min(wait, POLL_SECONDS))
+                self._clock.sleep(min(wait, LOOK_SECONDS))
                 yield from self._heartbeat()
 
     def _heartbeat(self) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:

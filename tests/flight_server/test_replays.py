@@ -15,7 +15,16 @@ from flight_server.identity import Scope
 from flight_server.replays import Pace
 from storage.ports import SystemClock
 from storage.store import Store
-from tests.flight_server.conftest import Caller, HandClock, House, serving, ticks, told, until
+from tests.flight_server.conftest import (
+    Caller,
+    HandClock,
+    House,
+    caller_at,
+    serving,
+    ticks,
+    told,
+    until,
+)
 
 SECOND = 1_000_000
 START = 1_790_000_000_000_000
@@ -166,6 +175,20 @@ def test_silence_is_broken_by_empty_batches(
     sizes = [stream.read_chunk().data.num_rows for _ in range(4)]
     stream.cancel()
     assert sizes == [1, 0, 0, 0]
+
+
+def test_a_key_that_is_revoked_ends_its_replays(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "WELCOME_SECONDS", 0.1)
+    key = house.keys.create("model", scopes=list(Scope))
+    caller = caller_at(house.service.uri, key.key)
+    write(caller, "R.KEY", [0, 3_000 * SECOND], [0, 3_000 * SECOND])
+    stream = caller.stream(asked("R.KEY", speed=1))
+    assert stream.read_chunk().data.num_rows == 1
+    house.keys.revoke(key.id)
+    with pytest.raises(flight.FlightUnauthenticatedError):
+        stream.read_all()
 
 
 def test_only_so_many_replays_run_at_once(house: House, anyone: Caller) -> None:
