@@ -6,7 +6,7 @@ known by then and comes at once. A row is never sent early, and late by less tha
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, final
@@ -19,7 +19,13 @@ from flight_server.calls import CANCELLED, OK, Call
 from flight_server.errors import outcome_of, to_flight_error
 from flight_server.identity import Scope
 from flight_server.instants import parse_instant
-from flight_server.live_stream import HEARTBEAT_SECONDS, LOOK_SECONDS, WELCOME_SECONDS
+from flight_server.live_stream import (
+    HEARTBEAT_SECONDS,
+    LOOK_SECONDS,
+    NOTHING_MORE,
+    WELCOME_SECONDS,
+    Message,
+)
 from flight_server.readings import bytes_a_row, reading_of
 from flight_server.streams import Slot, StreamSlots
 from flight_server.tickets import LiveTicket, record_of
@@ -80,7 +86,8 @@ class Replays:
         row_bytes = bytes_a_row(name, ticket.columns)
         guard = _Guard(Watch(call.context), slot, self._clock)
         player = _Player(played, pace, place, guard, self._clock)
-        return flight.GeneratorStream(played.schema, player.batches(call, row_bytes))
+        hello = {"start": start, "end": end}
+        return flight.GeneratorStream(played.schema, player.messages(call, row_bytes, hello))
 
 
 @final
@@ -132,7 +139,13 @@ class _Place:
     dataset: str
     position: int
 
-    def metadata(self, received: int | None, *, is_last: bool = False) -> pa.Buffer:
+    def metadata(
+        self,
+        received: int | None,
+        *,
+        is_last: bool = False,
+        more: Mapping[str, object] = NOTHING_MORE,
+    ) -> bytes:
         """Return what a batch says of itself; ``received`` is when its last row was, µs."""
         arrivals = self.store.arrivals
         told = {
@@ -142,8 +155,9 @@ class _Place:
             "caught_up": is_last,
             "replay": True,
             "ts_recv": received,
+            **more,
         }
-        return pa.py_buffer(json.dumps(told).encode())
+        return json.dumps(told, separators=(",", ":")).encode()
 
 
 @final
@@ -196,9 +210,12 @@ class _Player:
         self._sent_at = clock.monotonic()
         self._received: int | None = None
 
-    def batches(self, call: Call, row_bytes: int) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
-        """Yield what is sent, with its metadata."""
+    def messages(
+        self, call: Call, row_bytes: int, hello: Mapping[str, object]
+    ) -> Iterator[Message]:
+        """Yield what is sent; the first is empty and says what the span is, in µs."""
         try:
+            yield self._empty, self._place.metadata(None, more=hello)
             with closing(self._replay.blocks) as blocks:
                 for block in blocks:
                     for rows, metadata in self._played(block):
@@ -213,7 +230,7 @@ class _Player:
             call.outcome = outcome_of(error)
             raise to_flight_error(error) from None
 
-    def _played(self, block: Received | None) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
+    def _played(self, block: Received | None) -> Iterator[Message]:
         if block is None:
             self._guard.look()
             yield from self._heartbeat()
@@ -232,7 +249,7 @@ class _Player:
                 self._clock.sleep(min(wait, LOOK_SECONDS))
                 yield from self._heartbeat()
 
-    def _heartbeat(self) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
+    def _heartbeat(self) -> Iterator[Message]:
         if self._clock.monotonic() - self._sent_at >= HEARTBEAT_SECONDS:
             self._sent_at = self._clock.monotonic()
             yield self._empty, self._place.metadata(self._received)

@@ -37,10 +37,12 @@ from tickflight.errors import (
 )
 from tickflight.live import Live
 from tickflight.progress import Position
+from tickflight.replay import LiveReplay, Replay
 from tickflight.reports import DatasetStatus, ServiceStatus, Status, SymbolInfo
 from tickflight.result import Result
 from tickflight.stats import WriterStats
 from tickflight.tickets import Compression, Order, Session
+from tickflight.window import RollingWindow
 from tickflight.writer import Overflow, Writer, WriterLimits
 
 __version__ = version("tickflight")
@@ -61,13 +63,16 @@ __all__ = [
     "InvalidRequestError",
     "LimitError",
     "Live",
+    "LiveReplay",
     "NotFoundError",
     "Order",
     "Overflow",
     "PermissionDeniedError",
     "Position",
+    "Replay",
     "Result",
     "RetentionError",
+    "RollingWindow",
     "SequenceError",
     "ServerError",
     "ServiceStatus",

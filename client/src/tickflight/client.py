@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
 from tickflight.bulk import BulkWriter
 from tickflight.connection import Connection
 from tickflight.coverage import Coverage, Gaps
+from tickflight.errors import InvalidRequestError
 from tickflight.live import Live
+from tickflight.replay import LiveReplay, Replay
 from tickflight.reports import Status, SymbolInfo
 from tickflight.result import Result, plain_schema
 from tickflight.settings import resolve
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from tickflight.coverage import Gap
     from tickflight.progress import Position
+    from tickflight.replay import Columns
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 """For calls that answer at once. Streams have none: a year of ticks takes as long as it takes."""
@@ -230,6 +233,7 @@ class Client:
         )
         return Result(self._connection.get(asked, timeout=timeout))
 
+    @overload
     def live(
         self,
         symbols: str | Iterable[str] = (),
@@ -242,12 +246,42 @@ class Client:
         after: Position | None = None,
         on_gap: Callable[[Gap], None] | None = None,
         on_caught_up: Callable[[], None] | None = None,
-    ) -> Live:
+        speed: None = None,
+    ) -> Live: ...
+
+    @overload
+    def live(
+        self,
+        symbols: str | Iterable[str] = (),
+        *,
+        dataset: str = "ticks",
+        start: Instant,
+        end: Instant,
+        columns: Iterable[str] | None = None,
+        speed: float,
+    ) -> LiveReplay: ...
+
+    def live(
+        self,
+        symbols: str | Iterable[str] = (),
+        *,
+        dataset: str = "ticks",
+        start: Instant | None = None,
+        end: Instant | None = None,
+        columns: Iterable[str] | None = None,
+        min_interval_ms: int | None = None,
+        after: Position | None = None,
+        on_gap: Callable[[Gap], None] | None = None,
+        on_caught_up: Callable[[], None] | None = None,
+        speed: float | None = None,
+    ) -> Live | LiveReplay:
         """Rows as they come, each once, over lost connections and restarts of the server.
 
         Without ``start``, what arrives from now on, however old it is. With it, first all rows
         with ts_event ≥ start in total order, then what arrives: at any time the rows given out are
         those that ``range`` from ``start`` on would have, of all sources.
+
+        With a ``speed``, the rows from ``start`` to ``end`` come again, as ``replay`` gives them.
 
         Args:
             symbols: one or several; an empty list means all the key may see.
@@ -259,7 +293,16 @@ class Client:
             after: go on where another stream has ended (``Live.position``).
             on_gap: told when rows are found to be missing, or have been found.
             on_caught_up: told when all that there was is given out, after each connection.
+            speed: a replay so many times as fast as it was; 0 is as fast as possible.
         """
+        if speed is not None:
+            if start is None or end is None:
+                raise InvalidRequestError("a replay (speed) needs a start and an end")
+            return LiveReplay(
+                self.replay(
+                    [dataset], symbols, start, end, speed=speed, columns=column_list(columns)
+                )
+            )
         asked = ticket(
             "live",
             symbols=symbol_list(symbols),
@@ -276,6 +319,40 @@ class Client:
             on_gap=on_gap,
             on_caught_up=on_caught_up,
         )
+
+    def replay(
+        self,
+        datasets: str | Iterable[str],
+        symbols: str | Iterable[str],
+        start: Instant,
+        end: Instant = "now",
+        *,
+        speed: float = 1.0,
+        columns: Columns = None,
+    ) -> Replay:
+        """Rows of the past again, in the order in which they were received, over all datasets.
+
+        What a model gets is what it would have got then: rows that came late come late. The clock
+        of a replay starts with its first row and stops at ``end``; rows of the span that were
+        received after that come with it. ``speed=0`` does not wait: the same rows as ``range`` has,
+        of all sources.
+
+        Args:
+            datasets: ``["ticks", "quotes"]``: one or several.
+            symbols: one or several; an empty list means all the key may see.
+            start: the first ts_event.
+            end: the first one behind.
+            speed: so many times as fast as it was.
+            columns: names to give out, all by default; of each dataset, or the same of all.
+        """
+        asked = ticket(
+            "live",
+            symbols=symbol_list(symbols),
+            start=instant(start, "start"),
+            end=instant(end, "end"),
+        )
+        chosen = [datasets] if isinstance(datasets, str) else list(datasets)
+        return Replay(self._connection, chosen, asked, speed=speed, columns=columns)
 
     def symbols(self, dataset: str | None = None) -> tuple[SymbolInfo, ...]:
         """What the server holds and the key may see: rows and times by dataset and symbol."""

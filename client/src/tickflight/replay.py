@@ -1,0 +1,393 @@
+"""Replays: rows of several datasets again, in the order in which they were received.
+
+The server streams each dataset in that order as fast as it is read. Here the streams are merged and
+paced: at any moment as little is read ahead as gRPC holds, and a batch of each dataset.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import pyarrow as pa
+
+from tickflight.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    ServerError,
+    TickflightError,
+    UnavailableError,
+    map_errors,
+)
+from tickflight.link import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS
+from tickflight.result import plain_schema
+from tickflight.silence import SilenceWatch
+
+if TYPE_CHECKING:
+    from pyarrow import flight
+
+    from tickflight.connection import Connection
+
+STEP_SECONDS: Final = 0.005
+"""Rows that fall due within it come together."""
+SILENCE_SECONDS: Final = 30.0
+"""Silence after which a connection counts as lost: the server says every two that it is there."""
+RECEIVED: Final = "ts_recv"
+_MICROSECONDS: Final = 1_000_000
+
+Columns = Mapping[str, Iterable[str]] | Iterable[str] | None
+"""Columns of each dataset, or the same of all; None is every column."""
+
+logger = logging.getLogger(__name__)
+
+
+class Pace:
+    """When rows are due: a clock that starts with the first row and stops at the end of the span.
+
+    Args:
+        speed: So many times as fast as rows were received; 0 is at once.
+        end: Where the clock stops, µs: what was received later is known by then.
+        monotonic: Our clock, in seconds.
+    """
+
+    def __init__(self, speed: float, end: int, monotonic: Callable[[], float]) -> None:
+        self._speed = speed
+        self._end = end
+        self._monotonic = monotonic
+        self._started: float | None = None
+        self._first = 0
+
+    def now(self, receipt: int) -> int | None:
+        """Return what the clock says, µs; None when everything is due.
+
+        Args:
+            receipt: That of the next row; the first ever starts the clock.
+        """
+        if not self._speed:
+            return None
+        if self._started is None:
+            self._started = self._monotonic()
+            self._first = min(receipt, self._end)
+        passed = (self._monotonic() - self._started) * self._speed
+        now = self._first + int(passed * _MICROSECONDS)
+        return None if now >= self._end else now
+
+    def seconds_to(self, receipt: int) -> float:
+        """Return how long it is until a row is due."""
+        if not self._speed or self._started is None:
+            return 0.0
+        after = (min(receipt, self._end) - self._first) / _MICROSECONDS / self._speed
+        return self._started + after - self._monotonic()
+
+
+class Replay:
+    """Record batches of several datasets, merged by ``ts_recv``; made by ``Client.replay``.
+
+    Iterate over it: each item is the name of a dataset and a batch of its rows, with plain strings,
+    as a live stream gives them. No row comes before one that was received earlier; of those
+    received at one instant, the datasets come in the order in which they were asked for. A lost
+    connection is made again, and every row still comes once.
+
+    Read it from one thread; ``close`` may be called from any.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        datasets: Sequence[str],
+        asked: Mapping[str, Any],
+        *,
+        speed: float,
+        columns: Columns = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the streams; see ``Client.replay`` for the arguments."""
+        if not datasets or len(set(datasets)) < len(datasets):
+            raise InvalidRequestError("name each dataset once, and at least one", field="datasets")
+        if speed < 0:
+            raise InvalidRequestError("speed is 0 (as fast as possible) or more", field="speed")
+        self._closing = threading.Event()
+        self._feeds: list[_Feed] = []
+        span = {name: asked[name] for name in ("start", "end")}
+        try:
+            for rank, dataset in enumerate(datasets):
+                ticket = {**asked, **span, "dataset": dataset, "speed": 0}
+                chosen = columns.get(dataset) if isinstance(columns, Mapping) else columns
+                feed = _Feed(connection, ticket, chosen, rank, self._closing)
+                self._feeds.append(feed)
+                span = feed.span  # what is relative to now is the same for all
+        except TickflightError:
+            self.close()
+            raise
+        self._pace = Pace(speed, span["end"], monotonic)
+        self.schemas: Mapping[str, pa.Schema] = {feed.dataset: feed.schema for feed in self._feeds}
+        """Schema of each dataset's batches; its metadata has the coverage."""
+        self.at: int | None = None
+        """When the last row given out was received, in epoch µs."""
+
+    def __repr__(self) -> str:
+        names = " ".join(feed.dataset for feed in self._feeds)
+        return f"<Replay {names} {'closed' if self._closing.is_set() else self.at}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, pa.RecordBatch]:
+        while not self._closing.is_set():
+            waiting = [feed for feed in self._feeds if feed.refill()]
+            if not waiting:
+                break
+            feed = min(waiting, key=_turn)
+            now = self._pace.now(feed.receipt)
+            others = [_turn(other) for other in waiting if other is not feed]
+            count = feed.count_before(min(others, default=None), now)
+            if count:
+                batch, self.at = feed.take(count)
+                return feed.dataset, batch
+            wait = self._pace.seconds_to(feed.receipt)
+            self._closing.wait(max(wait, STEP_SECONDS))
+        self.close()
+        raise StopIteration
+
+    @property
+    def reconnects(self) -> int:
+        """How often a connection was lost and made again."""
+        return sum(feed.reconnects for feed in self._feeds)
+
+    def each(self, callback: Callable[[str, pa.RecordBatch], None]) -> None:
+        """Call ``callback`` with each dataset and batch until the replay ends or is closed."""
+        for dataset, batch in self:
+            callback(dataset, batch)
+
+    def close(self) -> None:
+        """End the replay; whoever waits for a batch is told that there are no more."""
+        self._closing.set()
+        for feed in self._feeds:
+            feed.close()
+
+
+class LiveReplay:
+    """A replay of one dataset that is read as a live stream is; made by ``Client.live``."""
+
+    def __init__(self, replay: Replay) -> None:
+        (self.schema,) = replay.schemas.values()
+        """Schema of every batch; its metadata has the coverage."""
+        self._replay = replay
+
+    def __repr__(self) -> str:
+        return f"<LiveReplay of {self._replay!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return (batch for _, batch in self._replay)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return self._replay.reconnects
+
+    def each(self, callback: Callable[[pa.RecordBatch], None]) -> None:
+        """Call ``callback`` with each batch until the replay ends or is closed."""
+        for batch in self:
+            callback(batch)
+
+    def close(self) -> None:
+        """End the replay; whoever waits for a batch is told that there are no more."""
+        self._replay.close()
+
+
+class _Feed:
+    """The rows of one dataset in the order of receipt, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        ticket: Mapping[str, Any],
+        columns: Iterable[str] | None,
+        rank: int,
+        closing: threading.Event,
+    ) -> None:
+        self.dataset: str = ticket["dataset"]
+        self.rank = rank
+        self.reconnects = 0
+        self._columns = None if columns is None else list(columns)
+        self._base = connection
+        self._closing = closing
+        self._ticket = dict(ticket)
+        if self._columns is not None:
+            self._ticket["columns"] = list(dict.fromkeys((*self._columns, RECEIVED)))
+        self._failures = 0
+        # What was read and not given out yet.
+        self._rows: pa.RecordBatch | None = None
+        self._receipts: Sequence[int] = ()
+        self._at = 0
+        # How far the stream was read: the last receipt, how many rows had it, and how many of them
+        # another connection has given us again.
+        self._last = -1
+        self._rows_at_last = 0
+        self._known: int | None = None
+        self._connection, self._stream = self._connected()
+        self._watch = SilenceWatch(self._hang_up, patience_seconds=SILENCE_SECONDS)
+        with map_errors():
+            about = _about(self._stream.read_chunk())
+            self.schema = self._projected(plain_schema(self._stream.schema))
+        self.span = {name: about[name] for name in ("start", "end")}
+        self._ticket |= self.span
+
+    @property
+    def receipt(self) -> int:
+        """When the next row was received, µs."""
+        return self._receipts[self._at]
+
+    def refill(self) -> bool:
+        """See to it that there is a next row; return whether there is one."""
+        while self._at >= len(self._receipts):
+            batch = self._read()
+            if batch is None:
+                return False
+            self._rows, self._receipts, self._at = batch, _receipts_of(batch), 0
+            self._skip_known()
+            self._note()
+        return True
+
+    def count_before(self, other: tuple[int, int] | None, now: int | None) -> int:
+        """Return how many rows have their turn before that of another feed, and are due."""
+        stop = len(self._receipts)
+        if other is not None:
+            receipt, rank = other
+            border = bisect_right if self.rank < rank else bisect_left
+            stop = border(self._receipts, receipt, self._at)
+        if now is not None:
+            stop = bisect_right(self._receipts, now, self._at, stop)
+        return stop - self._at
+
+    def take(self, count: int) -> tuple[pa.RecordBatch, int]:
+        """Take rows, and when the last of them was received."""
+        assert self._rows is not None  # noqa: S101 - it was refilled
+        rows = self._rows.slice(self._at, count)
+        self._at += count
+        if self._columns is not None:
+            rows = rows.select(self._columns)
+        return rows, self._receipts[self._at - 1]
+
+    def close(self) -> None:
+        self._watch.close()
+        self._hang_up()
+
+    # The connection
+
+    def _read(self) -> pa.RecordBatch | None:
+        """Return the next batch, over as many connections as it takes; None at the end."""
+        while not self._closing.is_set():
+            try:
+                with map_errors(), self._watch.reading():
+                    chunk = self._stream.read_chunk()
+            except StopIteration:
+                return None
+            except (UnavailableError, DeadlineError) as error:
+                self._reconnect(error)
+                continue
+            self._failures = 0
+            if chunk.data is not None and chunk.data.num_rows:
+                return chunk.data
+        return None
+
+    def _reconnect(self, error: TickflightError) -> None:
+        if self._closing.is_set():
+            return
+        self.reconnects += 1
+        logger.info("replay of %s lost: %s", self.dataset, error)
+        while not self._closing.wait(self._delay()):
+            self._hang_up()
+            try:
+                self._connection, self._stream = self._connected()
+            except (UnavailableError, DeadlineError) as failure:
+                logger.debug("replay of %s: %s", self.dataset, failure)
+                continue
+            self._known = self._rows_at_last
+            return
+
+    def _delay(self) -> float:
+        delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        return delay * (0.5 + random.random() / 2)  # noqa: S311 - no secret
+
+    def _connected(self) -> tuple[Connection, flight.FlightStreamReader]:
+        # A connection of its own: a stream that waits to be read would hold up others on it.
+        connection = self._base.again()
+        try:
+            return connection, connection.get(self._ticket, timeout=None)
+        except TickflightError:
+            connection.close()
+            raise
+
+    def _hang_up(self) -> None:
+        with suppress(TickflightError), map_errors():
+            self._stream.cancel()
+            self._connection.close()
+
+    # What comes
+
+    def _skip_known(self) -> None:
+        """Leave out what an earlier connection has given: the order is the same every time."""
+        if self._known is None:
+            return
+        first = bisect_left(self._receipts, self._last)
+        behind = bisect_right(self._receipts, self._last)
+        again = min(self._known, behind - first)
+        self._at = first + again
+        self._known -= again
+        if behind < len(self._receipts):
+            self._known = None
+
+    def _note(self) -> None:
+        if self._at < len(self._receipts):
+            last = self._receipts[-1]
+            first = max(self._at, bisect_left(self._receipts, last))
+            kept = self._rows_at_last if last == self._last else 0
+            self._last, self._rows_at_last = last, kept + len(self._receipts) - first
+
+    def _projected(self, schema: pa.Schema) -> pa.Schema:
+        if self._columns is None:
+            return schema
+        return pa.schema([schema.field(name) for name in self._columns], schema.metadata)
+
+
+def _turn(feed: _Feed) -> tuple[int, int]:
+    """Return what decides whose row comes next."""
+    return feed.receipt, feed.rank
+
+
+def _receipts_of(batch: pa.RecordBatch) -> Sequence[int]:
+    """Return when rows were received, µs, without copying."""
+    column = batch.column(batch.schema.get_field_index(RECEIVED))
+    instants = memoryview(column.buffers()[1]).cast("q")
+    return instants[column.offset : column.offset + len(column)]
+
+
+def _about(chunk: flight.FlightStreamChunk) -> dict[str, Any]:
+    try:
+        about = json.loads(chunk.app_metadata.to_pybytes())
+    except (AttributeError, ValueError):
+        about = None
+    if not isinstance(about, dict) or not {"replay", "start", "end"} <= about.keys():
+        raise ServerError("the server's replay can't be read: update tickflight")
+    return about
