@@ -34,6 +34,7 @@ from tickflight.screen import (
 )
 from tickflight.settings import read_env_file, resolve
 from tickflight.tables import Format, byte_size, printable
+from tickflight.tail import add_tail
 
 _INSTANT_OPTIONS: Final = frozenset({"--from", "--to", "--start", "--end"})
 _AGO: Final = re.compile(r"-\d+[smhd]")
@@ -46,11 +47,13 @@ what stands on a command line can be read by every user of the machine and stays
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    answer = Answer("")
     options = _parser().parse_args(_with_instants(sys.argv[1:] if arguments is None else arguments))
     try:
         with _connect(options.uri) as client:
-            answer: Answer = options.run(client, options)
-        print(answer.text, flush=True)  # noqa: T201 - the answer
+            answer = options.run(client, options)
+        if answer.text:
+            print(answer.text, flush=True)  # noqa: T201 - the answer
     except ConfigurationError as error:
         return _complain(error, MISUSED)
     except TickflightError as error:
@@ -103,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="the server's whole answer")
     status.set_defaults(run=_status)
 
+    add_tail(commands.add_parser("tail", help="rows as they come; Ctrl-C ends it"))
     add_bars(commands.add_parser("bars", help="open, high, low, close and volume of intervals"))
     add_gaps(commands.add_parser("gaps", help="which rows are missing, and why"))
     add_coverage(commands.add_parser("coverage", help="how complete symbols are, day by day"))

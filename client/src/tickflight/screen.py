@@ -66,10 +66,14 @@ def rows_text(names: list[str], rows: list[dict[str, object]], form: Format) -> 
 
 def screen_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table that fits the screen, where there is one."""
-    to_screen = sys.stdout.isatty()
-    colour = to_screen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    heading = Heading.BOLD if colour else Heading.PLAIN
+    heading = Heading.BOLD if has_colour() else Heading.PLAIN
     return table(names, rows, width=screen_width(), heading=heading)
+
+
+def has_colour() -> bool:
+    """Return whether what is printed may have colours: on a terminal that shows them."""
+    to_screen = sys.stdout.isatty()
+    return to_screen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def screen_width() -> int:
