@@ -35,6 +35,7 @@ setup: .venv/run.stamp ## make everything ready, start nothing
 
 .PHONY: test
 test: .venv/dev.stamp ## run all tests, a process a core
+	@scripts/test-tools
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: test-hard

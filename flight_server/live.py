@@ -47,7 +47,7 @@ class LiveReads:
         reading = reading_of(ticket, call.caller, Scope.READ_REALTIME)
         plan = self._plan(ticket, reading, call.caller, snapshot)
         history = self._history(ticket, reading, plan, snapshot)
-        slot = self._slots.take(call.caller.key_id)
+        slot = self._slots.take(call.caller.key_id, call.caller.model_id)
         # Not in the generator: of one that is never asked for a block, nothing runs.
         call.release = slot.release
         call.outcome = CANCELLED

@@ -152,7 +152,7 @@ class FlightService:
         downtime.begin()  # before anything comes in: what is there was left by the last life
         tally = CheckTally(clock)
         board = StatusBoard(
-            store, writes, door.readers, door.authenticator, tally, clock, config.version
+            store, writes, door.readers, door.live, door.authenticator, tally, clock, config.version
         )
         live = LiveReads(store, door.live, clock)
         spill = Spill(config.data_directory, self._disk)

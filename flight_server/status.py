@@ -64,6 +64,7 @@ class StatusBoard:
         store: Store,
         writes: Writes,
         slots: StreamSlots,
+        live: StreamSlots,
         authenticator: Authenticator,
         checks: CheckTally,
         clock: Clock,
@@ -72,6 +73,7 @@ class StatusBoard:
         self._store = store
         self._writes = writes
         self._slots = slots
+        self._live = live
         self._authenticator = authenticator
         self._checks = checks
         self._version = version
@@ -110,7 +112,8 @@ class StatusBoard:
             commit_seconds=list(journal.commit_seconds),
             broken=journal.degraded,
             broken_since=journal.degraded_since,
-            writing=frozenset(self._writes.writing()),
+            # Who only reads, as a mirror does, is there as long as it follows.
+            writing=frozenset(self._writes.writing()) | self._live.owners,
             unsound=self._checks.trouble,
         )
 

@@ -36,11 +36,12 @@ CUT_SECONDS: Final = 0.1
 class Slot:
     """The right of one stream to run."""
 
-    __slots__ = ("_home", "key_id", "moved_at")
+    __slots__ = ("_home", "key_id", "model_id", "moved_at")
 
-    def __init__(self, home: "StreamSlots", key_id: str, now: float) -> None:
+    def __init__(self, home: "StreamSlots", key_id: str, model_id: str, now: float) -> None:
         self._home = home
         self.key_id = key_id
+        self.model_id = model_id
         self.moved_at = now
 
     def moved(self) -> None:
@@ -100,7 +101,13 @@ class StreamSlots:
         with self._changed:
             return len(self._evicted) + len(self._stalled())
 
-    def take(self, key_id: str) -> Slot:
+    @property
+    def owners(self) -> frozenset[str]:
+        """Model ids whose streams run, as far as they were named."""
+        with self._changed:
+            return frozenset(slot.model_id for slot in self._running)
+
+    def take(self, key_id: str, model_id: str = "") -> Slot:
         """Take a slot.
 
         Raises:
@@ -114,7 +121,7 @@ class StreamSlots:
                 raise BusyError(f"{message}; close one or retry later")
             if self.taken >= self._limit and not self._evict(None):
                 raise BusyError(f"{self._limit} streams are running; close one or retry later")
-            slot = Slot(self, key_id, self._clock.monotonic())
+            slot = Slot(self, key_id, model_id, self._clock.monotonic())
             self._running.add(slot)
             self._by_key[key_id] += 1
         return slot

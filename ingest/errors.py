@@ -4,6 +4,7 @@ IngestError
 ├── ConfigurationError       the operator's: a setting can't work, and no retry will mend it
 ├── SourceError              the feed's: it failed; the runner starts it again
 │   └── SourceRefusedError   the operator's: the feed said no (credentials, entitlements)
+├── MirrorError              Redis's: it is away, or does not take what is written
 ├── ImportFileError          the file's: it can't be read, or a value in it can't
 ├── BadValueError            the file's: a value is not what its column holds; raised as the above
 ├── ColumnMappingError       the caller's: which column is what is missing or contradictory
@@ -30,6 +31,11 @@ class SourceError(IngestError):
 @final
 class SourceRefusedError(SourceError):
     """A feed refused us for good: only other credentials or another entitlement help."""
+
+
+@final
+class MirrorError(IngestError):
+    """Redis can't be reached, does not answer or refuses us; it is tried again."""
 
 
 @final

@@ -60,3 +60,34 @@ def test_nothing_is_made_twice(checkout: Path) -> None:
     done = make(checkout, "setup")
     assert done.returncode == 0, done.stderr
     assert "Nothing to be done" in done.stdout
+
+
+def test_a_tool_that_tests_need_and_nobody_may_install_is_one_sentence(tmp_path: Path) -> None:
+    for tool in ("sh", "id", "env"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / "test-tools"],
+        env={"PATH": str(tmp_path)},  # neither redis-server nor apt-get
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tickflight: tests need redis-server. Install it")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_tools_that_are_there_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "redis-server").write_text("#!/bin/sh\n")
+    (tmp_path / "redis-server").chmod(0o755)
+    (tmp_path / "sh").symlink_to(shutil.which("sh") or "")
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / "test-tools"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -138,5 +138,5 @@ def test_both_distributions_have_one_version(service: Wheel, sdk: Wheel) -> None
 
 
 def test_scripts_and_hooks_can_be_run() -> None:
-    for script in ("scripts/bootstrap", ".ci/run"):
+    for script in ("scripts/bootstrap", "scripts/test-tools", ".ci/run"):
         assert os.access(REPOSITORY / script, os.X_OK), script

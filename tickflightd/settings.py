@@ -30,7 +30,6 @@ WITHOUT_EFFECT: Final = frozenset(
     for name in (
         "GEXBOT_BASE_URL",
         "GEXBOT_TICKERS",
-        "REDIS_URL",
         "TT_REFRESH",
         "WEBHOOK_SECRET",
         "WEB_HOST",
@@ -100,6 +99,16 @@ def _uri(text: str) -> str:
     return text
 
 
+def _redis(text: str) -> SecretStr:
+    parts = urlsplit(text)
+    is_socket = parts.scheme == "unix" and parts.path
+    if not is_socket and (parts.scheme not in ("redis", "rediss") or not parts.hostname):
+        raise ValueError("write an address such as redis://127.0.0.1:6379/0")
+    if parts.port == 0:
+        raise ValueError("write a port that a server can have")
+    return SecretStr(text)
+
+
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 """Microseconds, written as ``1h``."""
 Memory = Annotated[int, BeforeValidator(_memory)]
@@ -108,6 +117,8 @@ Size = Annotated[int, BeforeValidator(_size)]
 """Bytes, written as ``16GiB``."""
 Retention = Annotated[int, BeforeValidator(_retention)]
 """Microseconds, written as ``366d``."""
+RedisUrl = Annotated[SecretStr, BeforeValidator(_redis)]
+"""An address that may hold a password."""
 LakeUri = Annotated[Path, BeforeValidator(_lake)]
 Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_symbols)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
@@ -146,6 +157,8 @@ class Settings(BaseSettings):
     journal_limit: Size = _size("16GiB")
     lake_uri: LakeUri | None = None
     retention: Retention = parse_duration("366d")
+
+    redis_url: RedisUrl | None = None
 
     tt_secret: SecretStr | None = None
     gexbot_api_key: SecretStr | None = None
@@ -200,8 +213,13 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every secret value, for the log to leave out."""
-        values = (getattr(self, name) for name in type(self).model_fields)
-        return tuple(value.get_secret_value() for value in values if isinstance(value, SecretStr))
+        values = [getattr(self, name) for name in type(self).model_fields]
+        secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        if self.redis_url is not None:
+            # Others may show the password without its URL, encoded or not.
+            password = urlsplit(self.redis_url.get_secret_value()).password
+            secrets += {password, unquote(password)} if password else ()
+        return tuple(secrets)
 
 
 def load() -> Settings:

@@ -31,6 +31,8 @@ FLIGHT_STOP_SECONDS: Final = 2.5
 """A second more than the server drains: the whole service stops in under five."""
 INGEST_STOP_SECONDS: Final = 1.5
 """Enough to send what is in hand; what is not acknowledged stays in the spool."""
+MIRROR_STOP_SECONDS: Final = 1.5
+"""Enough for an answer of Redis, or for finding out that there is none."""
 REPEAT_SECONDS: Final = 0.3
 """A second interrupt sooner than this is the same key press, passed on by a wrapping program."""
 _log = structlog.get_logger(__name__)
@@ -140,6 +142,10 @@ class _Service:
             demo = child_environment({**shared, "API_KEY": key})
             command = role_command("ingest", "demo")
             roles.append(Role("ingest demo", command, demo, INGEST_STOP_SECONDS))
+        if self._settings.redis_url is not None:
+            key = self._keys.mint("mirror", (Scope.WRITE, Scope.READ_REALTIME)).key
+            mirror = child_environment({**shared, "API_KEY": key})
+            roles.append(Role("mirror", role_command("mirror"), mirror, MIRROR_STOP_SECONDS))
         return roles
 
     def _announce(self) -> None:

@@ -57,6 +57,9 @@ def test_memory_is_a_share_of_the_machine_by_default() -> None:
         ("HOT_MEMORY_LIMIT", "200%", "more than there is"),
         ("JOURNAL_LIMIT", "30%", "16GiB"),
         ("LAKE_URI", "s3://bucket/lake", "a directory of this machine"),
+        ("REDIS_URL", "127.0.0.1:6379", "redis://127.0.0.1:6379/0"),
+        ("REDIS_URL", "redis://", "redis://127.0.0.1:6379/0"),
+        ("REDIS_URL", "redis://127.0.0.1:88150", "0-65535"),
         ("DEMO", "perhaps", "write 1 or 0"),
         ("DEMO_RATE", "fast", "write a whole number"),
         ("DEMO_RATE", "0", "greater than or equal to 1"),
@@ -87,6 +90,24 @@ def test_no_message_shows_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError) as refusal:
         settings.load()
     assert "hunter2" not in f"{refusal.value!r} {refusal.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://127.0.0.1", "rediss://user:pass@cache.example.com:6380/1", "unix:///run/redis.sock"],
+)
+def test_redis_is_named_by_a_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKFLIGHT_REDIS_URL", url)
+    loaded = settings.load()
+    assert loaded.redis_url is not None
+    assert loaded.redis_url.get_secret_value() == url
+    assert url not in repr(loaded)
+
+
+def test_the_password_of_redis_is_known_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "redis://:p%40ss@127.0.0.1:6379"
+    monkeypatch.setenv("TICKFLIGHT_REDIS_URL", url)
+    assert set(settings.load().secrets) == {url, "p%40ss", "p@ss"}
 
 
 def test_secrets_are_hidden_in_the_repr_and_known_to_the_log(

@@ -49,3 +49,16 @@ def flight(supervisor: int | None) -> None:
     from tickflightd import flight_process
 
     flight_process.run(settings)
+
+
+@main.command()
+@supervised
+def mirror(supervisor: int | None) -> None:
+    """Keep the newest tick, quote and gamma of each symbol in the Redis of TICKFLIGHT_REDIS_URL.
+
+    A hash each: tickflight:ticks:MNQ, tickflight:quotes:MNQ, tickflight:gex:NQ_NDX.
+    """
+    settings = role_settings(supervisor)
+    from tickflightd import mirror_process
+
+    mirror_process.run(settings)
