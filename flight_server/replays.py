@@ -14,7 +14,7 @@ from typing import Final, final
 import pyarrow as pa
 from pyarrow import flight
 
-from flight_server.auth import Watch
+from flight_server.auth import require_welcome
 from flight_server.calls import CANCELLED, OK, Call
 from flight_server.errors import outcome_of, to_flight_error
 from flight_server.identity import Scope
@@ -84,7 +84,7 @@ class Replays:
         pace = Pace(ticket.speed, end, self._clock)
         place = _Place(self._store, name, snapshot.end(name))
         row_bytes = bytes_a_row(name, ticket.columns)
-        guard = _Guard(Watch(call.context), slot, self._clock)
+        guard = _Guard(call, slot, self._clock)
         player = _Player(played, pace, place, guard, self._clock)
         hello = {"start": start, "end": end}
         return flight.GeneratorStream(played.schema, player.messages(call, row_bytes, hello))
@@ -164,8 +164,8 @@ class _Place:
 class _Guard:
     """Finds out, now and then, whether a replay has to end."""
 
-    def __init__(self, watch: Watch, slot: Slot, clock: Clock) -> None:
-        self._watch = watch
+    def __init__(self, call: Call, slot: Slot, clock: Clock) -> None:
+        self._call = call
         self._slot = slot
         self._clock = clock
         self._looked_at = self._welcome_at = clock.monotonic()
@@ -182,11 +182,11 @@ class _Guard:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        if self._watch.is_cancelled:
+        if self._call.is_cancelled():
             raise _ClientGoneError
         if now - self._welcome_at >= WELCOME_SECONDS:
             self._welcome_at = now
-            self._watch.require_welcome()
+            require_welcome(self._call)
 
 
 class _ClientGoneError(Exception):
