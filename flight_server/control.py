@@ -147,7 +147,7 @@ def write_new(path: Path, pepper: bytes, rows: Mapping[str, Sequence[Any]]) -> N
     """Write a whole database to a new file, durable but for its name; ``rows`` by table."""
     _write_private(path, b"")
     with closing(connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()  # it is committed at the end
         with _transaction(connection, "IMMEDIATE"):
             session = Session(connection, pepper, path)
             migrate(session)

@@ -5,6 +5,9 @@ run comes to its end untouched.
 """
 
 import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +29,8 @@ from tests.crash.tampering import (
 from tests.crash.workload import FAILED
 
 pytestmark = pytest.mark.usefixtures("tracer")
+
+REPOSITORY: Final = Path(__file__).parents[2]
 
 PHASES: Final = ("open", "opened", "later", "close")
 KILL: Final = "signal=KILL"
@@ -99,6 +104,29 @@ def test_a_failed_sync_ends_the_process_and_is_not_tried_again() -> None:
         assert outcome.code == FAILED
         assert "disk I/O error" in outcome.error
         assert outcome.wrong is None
+
+
+def test_a_file_whose_first_sync_fails_is_not_begun_without_a_log(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from pathlib import Path
+        from storage.errors import JournalError
+        from storage.journal_file import Header, JournalWriter
+        try:
+            JournalWriter(Path(sys.argv[1]), Header(1, 1, 0, {}, {}, 0))
+        except JournalError as error:
+            print(error)
+    """
+    failing = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1"]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *failing, sys.executable, "-c"]
+    said = subprocess.run(
+        [*command, textwrap.dedent(script), str(tmp_path / "journal")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    assert "disk I/O error" in said.stdout
 
 
 def test_a_full_disk_is_waited_out() -> None:
