@@ -14,6 +14,7 @@ from flight_server.instants import INSTANT_MAX
 from flight_server.tickets import (
     TICKET_BYTES_MAX,
     LatestTicket,
+    LiveTicket,
     RangeTicket,
     Ticket,
     parse_descriptor,
@@ -23,6 +24,7 @@ from flight_server.tickets import (
 from storage.selection import Order
 
 LATEST = {"op": "latest", "symbols": ["MNQ"]}
+LIVE = {"op": "live", "symbols": ["MNQ"]}
 RANGE = {"op": "range", "dataset": "ticks", "symbols": ["MNQ"], "start": 0, "end": "now"}
 
 
@@ -36,6 +38,9 @@ def test_what_is_left_out_has_its_documented_value() -> None:
     ticket = parsed(RANGE)
     assert isinstance(ticket, RangeTicket)
     assert (ticket.order, ticket.compression, ticket.source) == (Order.TIME, None, None)
+    ticket = parsed({"op": "live"})
+    assert ticket == LiveTicket(op="live", dataset="ticks", symbols=())
+    assert (ticket.start, ticket.after, ticket.speed) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,20 @@ def test_a_wrong_field_is_named(ticket: dict[str, Any], wrong: dict[str, Any], f
         ({**RANGE, "end": None}, "end"),
         ({key: RANGE[key] for key in RANGE if key != "end"}, "end"),
         ({key: RANGE[key] for key in RANGE if key != "op"}, "op"),
+        ({**LIVE, "source": "demo"}, "source"),
+        ({**LIVE, "min_interval_ms": 0}, "min_interval_ms"),
+        ({**LIVE, "min_interval_ms": "5"}, "min_interval_ms"),
+        ({**LIVE, "after": 7}, "after"),
+        ({**LIVE, "after": {"epoch": 1}}, "after"),
+        ({**LIVE, "after": {"epoch": 0, "pos": 1}}, "after"),
+        ({**LIVE, "after": {"epoch": 1, "pos": 1, "at": 1}}, "after"),
+        ({**LIVE, "after": {"epoch": 1, "pos": 1, "key": [1]}}, "after"),
+        ({**LIVE, "after": {"epoch": 1, "pos": 1, "key": [1.5]}, "start": 0}, "after"),
+        ({**LIVE, "speed": -1, "start": 0, "end": 1}, "speed"),
+        ({**LIVE, "speed": "1", "start": 0, "end": 1}, "speed"),
+        ({**LIVE, "speed": 1, "start": 0}, "end"),
+        ({**LIVE, "speed": 1, "end": 0}, "start"),
+        ({**LIVE, "speed": 1, "start": 0, "end": 1, "min_interval_ms": 1}, "min_interval_ms"),
     ],
     ids=lambda value: str(value)[-30:],
 )
@@ -106,7 +125,15 @@ def test_any_bytes_are_a_ticket_or_refused(data: bytes) -> None:
         parse_ticket(data)
 
 
-@pytest.mark.parametrize("ticket", [LATEST, {**RANGE, "order": "symbol", "compression": "lz4"}])
+@pytest.mark.parametrize(
+    "ticket",
+    [
+        LATEST,
+        {**RANGE, "order": "symbol", "compression": "lz4"},
+        {**LIVE, "start": "-5m", "after": {"epoch": 1, "pos": 2, "key": [3, "a", None]}},
+        {**LIVE, "start": 0, "end": "now", "speed": 60},
+    ],
+)
 def test_a_ticket_written_out_reads_the_same(ticket: dict[str, Any]) -> None:
     assert parse_ticket(ticket_bytes(parsed(ticket))) == parsed(ticket)
 
