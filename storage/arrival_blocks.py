@@ -1,7 +1,7 @@
 """Blocks of rows in the order they came: cut out of memory, a column at a time."""
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Self, final
 
 import numpy as np
 import pyarrow as pa
@@ -53,18 +53,27 @@ class Block:
         stop: Position after the last.
         rows: Those that are wanted, with plain strings.
         instants: ``ts_event`` of each of them, µs.
+        span: The earliest and the latest of these; 0 for both where there are none.
     """
 
     start: int
     stop: int
     rows: pa.RecordBatch
     instants: Integers
+    span: tuple[int, int]
+
+    @classmethod
+    def of(cls, start: int, stop: int, rows: pa.RecordBatch, instants: Integers) -> Self:
+        """Return a block; what every one of its readers asks is looked up once."""
+        span = (int(instants.min()), int(instants.max())) if len(instants) else (0, 0)
+        return cls(start, stop, rows, instants, span)
 
     def within(self, since: int, until: int) -> pa.RecordBatch:
         """Return the rows with ``since <= ts_event < until``, in µs."""
-        instants = self.instants
-        if not len(instants) or (instants.min() >= since and instants.max() < until):
+        first, last = self.span
+        if (first >= since and last < until) or not self.rows.num_rows:
             return self.rows
+        instants = self.instants
         return self.rows.filter(pa.array((instants >= since) & (instants < until)))
 
 
@@ -114,7 +123,7 @@ class Feed:
         rows = pa.RecordBatch.from_arrays(
             arrays, schema=plain_projection(wanted.dataset, wanted.names)
         )
-        return Block(start, stop, rows, located.values(0, np.dtype(np.int64)))
+        return Block.of(start, stop, rows, located.values(0, np.dtype(np.int64)))
 
     def _batched(self, state: BatchedState, start: int, stop: int) -> Block:
         parts: list[pa.RecordBatch] = []
@@ -145,7 +154,7 @@ def filtered(wanted: Wanted, start: int, stop: int, rows: pa.RecordBatch) -> Blo
         [rows.column(name) for name in wanted.names],
         schema=plain_projection(wanted.dataset, wanted.names),
     )
-    return Block(start, stop, kept, instants_of(rows))
+    return Block.of(start, stop, kept, instants_of(rows))
 
 
 def plain_strings(codes: Column, dictionary: Dictionary) -> pa.Array:
