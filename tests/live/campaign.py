@@ -31,6 +31,8 @@ LATE_US = 30_000_000
 HOT_WINDOW_US = 2_000_000
 COMMIT_SECONDS = 0.3
 """How far commits are apart: a kill must take back rows that subscribers have."""
+PATIENCE_SECONDS = 60
+"""How long a subscriber may take nothing before it counts as having all it ever gets."""
 EVERY_SYMBOL: tuple[str, ...] = ()
 
 Numbers = npt.NDArray[np.int64]
@@ -83,8 +85,11 @@ def identity(source: Numbers, sequence: Numbers) -> Numbers:
 
 
 def numbers_of(rows: pa.RecordBatch | pa.Table) -> Numbers:
-    sources = np.array([int(name[1:]) for name in rows["source"].to_pylist()], np.int64)
-    return identity(sources, rows["sequence"].to_numpy())
+    coded = rows["source"].dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    numbers = np.array([int(name[1:]) for name in coded.dictionary.to_pylist()], np.int64)
+    return identity(numbers[coded.indices.to_numpy()], rows["sequence"].to_numpy())
 
 
 class Producer:
@@ -296,12 +301,7 @@ def _check(subscriber: Subscriber, table: pa.Table, producers: list[Producer]) -
     wanted = numbers[mine & (instants >= (subscriber.start or 0))]
     if subscriber.start is None:
         wanted = _surely_after(wanted, subscriber.since)
-    deadline = time.monotonic() + 60
-    while subscriber.failure is None and time.monotonic() < deadline:
-        got = np.concatenate([*subscriber.rows, np.empty(0, np.int64)])
-        if np.isin(wanted, got).all():
-            break
-        time.sleep(0.1)
+    got = _taken(subscriber, wanted)
     subscriber.close()
     if subscriber.failure is not None:
         raise subscriber.failure
@@ -317,6 +317,20 @@ def _check(subscriber: Subscriber, table: pa.Table, producers: list[Producer]) -
     for producer in producers:
         own = arrived[arrived >> 40 == int(producer.source[1:])]
         assert (np.diff(own) > 0).all(), f"{whose}: {producer.source} out of order"
+
+
+def _taken(subscriber: Subscriber, wanted: Numbers) -> Numbers:
+    """Wait for a subscriber as long as it makes progress; return what it has."""
+    before, patience = -1, time.monotonic() + PATIENCE_SECONDS
+    while subscriber.failure is None and time.monotonic() < patience:
+        count = subscriber.count
+        if count > before:
+            before, patience = count, time.monotonic() + PATIENCE_SECONDS
+        got = np.concatenate([*subscriber.rows, np.empty(0, np.int64)])
+        if len(got) >= len(wanted) and np.isin(wanted, got).all():
+            return got
+        time.sleep(0.5)
+    return np.concatenate([*subscriber.rows, np.empty(0, np.int64)])
 
 
 def _surely_after(numbers: Numbers, since: dict[str, int]) -> Numbers:
