@@ -4,6 +4,7 @@ import argparse
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,21 +69,20 @@ def main() -> None:
         one.stream.cancel()
     for thread in threads:
         thread.join()
+    print(json.dumps(_summary(subscribers)), flush=True)
+
+
+def _summary(subscribers: Sequence[Subscriber]) -> dict[str, float]:
     late = np.concatenate([part for one in subscribers for part in one.late]) / 1_000
     p50, p99 = np.percentile(late, (50, 99)).tolist()
-    print(
-        json.dumps(
-            {
-                "p50": p50,
-                "p99": p99,
-                "max": float(late.max()),
-                "rows": min(one.rows for one in subscribers),
-                "batches": sum(len(one.late) for one in subscribers) / len(subscribers),
-                "lost": sum(one.lost for one in subscribers),
-            }
-        ),
-        flush=True,
-    )
+    return {
+        "p50": p50,
+        "p99": p99,
+        "max": float(late.max()),
+        "rows": min(one.rows for one in subscribers),
+        "batches": sum(len(one.late) for one in subscribers) / len(subscribers),
+        "lost": sum(one.lost for one in subscribers),
+    }
 
 
 if __name__ == "__main__":

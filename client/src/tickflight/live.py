@@ -85,11 +85,7 @@ class Live:
         self._connection, self._stream = self._connected()
         self.schema = self._schema()
         """Schema of every batch; its metadata has the coverage of the history."""
-        watcher = threading.Thread(
-            target=_watch, args=(weakref.ref(self), self._closing), name="tickflight-live"
-        )
-        watcher.daemon = True
-        watcher.start()
+        _start_watching(self, self._closing)
 
     def __repr__(self) -> str:
         state = "closed" if self._closing.is_set() else "caught up" if self.caught_up else "behind"
@@ -235,6 +231,12 @@ class Live:
             self._is_catching_up = False
             if self._on_caught_up is not None:
                 self._on_caught_up()
+
+
+def _start_watching(live: Live, closing: threading.Event) -> None:
+    threading.Thread(
+        target=_watch, args=(weakref.ref(live), closing), name="tickflight-live", daemon=True
+    ).start()
 
 
 def _watch(live: weakref.ref[Live], closing: threading.Event) -> None:
