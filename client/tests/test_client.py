@@ -300,7 +300,7 @@ class TestErrors:
             (flight.FlightServerError("?", b"[1]"), tickflight.ServerError),
             (flight.FlightServerError("?", b'{"code":"internal"}'), tickflight.ServerError),
             (flight.FlightServerError("?", b'{"code":"limit"}'), tickflight.LimitError),
-            (flight.FlightServerError("?", b'{"code":"too_old"}'), tickflight.RetentionError),
+            (flight.FlightServerError("?", b'{"code":"too_old"}'), tickflight.TooOldError),
             (pa.ArrowInvalid("odd"), tickflight.ServerError),
         ],
     )

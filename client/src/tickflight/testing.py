@@ -27,6 +27,7 @@ from pyarrow import flight
 
 from tickflight import records
 from tickflight.coverage import METADATA_KEY
+from tickflight.fake_live import live_messages
 from tickflight.records import Kind, Title
 from tickflight.result import plain
 from tickflight.rows import pack, unpack
@@ -135,10 +136,15 @@ class FakeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow ships
             stream.end()
 
     def do_get(
-        self, _context: flight.ServerCallContext, request: flight.Ticket
-    ) -> flight.RecordBatchStream:
-        """Answer ``latest``, ``range``, and ``bars`` with those that were written."""
-        return flight.RecordBatchStream(self._answer(request.ticket))
+        self, context: flight.ServerCallContext, request: flight.Ticket
+    ) -> flight.FlightDataStream:
+        """Answer ``latest``, ``range``, ``live``, and ``bars`` with those that were written."""
+        answer = self._answer(request.ticket)
+        asked = json.loads(request.ticket)
+        if asked["op"] != "live":
+            return flight.RecordBatchStream(answer)
+        messages = live_messages(asked, lambda: self.rows(asked["dataset"]), context.is_cancelled)
+        return flight.GeneratorStream(plain(answer).schema, messages)
 
     def get_schema(
         self, _context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
