@@ -31,8 +31,8 @@ FLIGHT_STOP_SECONDS: Final = 2.5
 """A second more than the server drains: the whole service stops in under five."""
 INGEST_STOP_SECONDS: Final = 1.5
 """Enough to send what is in hand; what is not acknowledged stays in the spool."""
-MIRROR_STOP_SECONDS: Final = 1.5
-"""Enough for an answer of Redis, or for finding out that there is none."""
+MIRROR_STOP_SECONDS: Final = 0.75
+"""It has nothing to save: what it did not write it writes after its next start."""
 REPEAT_SECONDS: Final = 0.3
 """A second interrupt sooner than this is the same key press, passed on by a wrapping program."""
 _log = structlog.get_logger(__name__)

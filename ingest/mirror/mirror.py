@@ -30,8 +30,8 @@ from tickflight import (
 SERVICE: Final = "mirror"
 """What ``status`` calls it."""
 DEGRADED: Final = "degraded"
-WRITE_SECONDS: Final = 0.02
-"""Between two writes: rows that come faster replace each other before they are written."""
+WRITE_MS: Final = 20
+"""Between two writes, and between two batches: rows that come faster replace each other."""
 LOOK_SECONDS: Final = 0.5
 """How often to look whether Redis is still there while nothing has to be written."""
 RETRY_SECONDS: Final = 0.25
@@ -45,8 +45,8 @@ FOLLOW_AGAIN_SECONDS: Final = 1.0
 LATEST_ROWS: Final = 20
 """Newest rows a symbol to begin with: of gamma, a symbol has several endpoints."""
 
-CLOSE_SECONDS: Final = 1.0
-"""How long the service may take for an event: a role has a moment to stop."""
+EVENT_SECONDS: Final = 0.3
+"""How long the service may take for an event, also for the last: a role has a moment to stop."""
 
 _WELL: Final = (RunState.RUNNING.value, RunState.STOPPED.value)
 _LOG_LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING}
@@ -73,7 +73,9 @@ class LiveRows(Protocol):
 class Market(Protocol):
     """``tickflight.Client``: what the mirror asks of the service."""
 
-    def live(self, symbols: Iterable[str] = (), *, dataset: str = ...) -> LiveRows:
+    def live(
+        self, symbols: Iterable[str] = (), *, dataset: str = ..., min_interval_ms: int | None = ...
+    ) -> LiveRows:
         """Follow a dataset."""
 
     def latest(self, symbols: Iterable[str], *, dataset: str = ..., limit: int = ...) -> Answer:
@@ -119,6 +121,7 @@ class Mirror:
     def stop(self) -> None:
         """Begin to end; ``run`` returns soon. Safe in a signal handler."""
         self._stop.set()
+        self._newest.wake()
 
     def run(self) -> None:
         """Mirror until ``stop``.
@@ -158,7 +161,7 @@ class Mirror:
                 self._stop.wait(FOLLOW_AGAIN_SECONDS)
 
     def _follow_once(self, dataset: str) -> None:
-        with self._market.live([], dataset=dataset) as stream:
+        with self._market.live([], dataset=dataset, min_interval_ms=WRITE_MS) as stream:
             with self._lock:
                 self._streams[dataset] = stream
                 if self._stop.is_set():
@@ -196,8 +199,6 @@ class Mirror:
                 is_connected, pause = self._write_once()
             self._teller.tell()
             self._stop.wait(pause)
-        if is_connected:
-            self._write_once()
 
     def _connect(self) -> bool:
         try:
@@ -212,7 +213,7 @@ class Mirror:
 
     def _write_once(self) -> tuple[bool, float]:
         """Write what is to be written; returns if the connection holds, and how long to wait."""
-        self._newest.changed.wait(LOOK_SECONDS)
+        self._newest.wait(LOOK_SECONDS)
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self._refreshed = time.monotonic()
             self._newest.all_again()
@@ -232,7 +233,7 @@ class Mirror:
         self._teller.note(
             RunState.RUNNING.value, f"newest rows are in Redis at {self._hashes.place}"
         )
-        return True, WRITE_SECONDS
+        return True, WRITE_MS / 1_000
 
 
 @final
@@ -262,7 +263,7 @@ class _Teller:
         self._write(state.value, "")
         if self._writer is not None:
             try:
-                self._writer.close(timeout=CLOSE_SECONDS)
+                self._writer.close(timeout=EVENT_SECONDS)
             except TickflightError as error:
                 _log.warning("event not written", reason=str(error))
 
@@ -274,6 +275,6 @@ class _Teller:
             if self._writer is None:
                 self._writer = self._market.writer("service_events", name=SERVICE)
             rows = event_rows(SERVICE, level, state, detail or None, self._now())
-            self._writer.write(rows, timeout=CLOSE_SECONDS)
+            self._writer.write(rows, timeout=EVENT_SECONDS)
         except TickflightError as error:
             _log.warning("event not written", reason=str(error))

@@ -40,8 +40,8 @@ class Newest:
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
         self._unwritten: set[str] = set()
-        self.changed = threading.Event()
-        """Set while there is something to write."""
+        # Set while there is something to write.
+        self._changed = threading.Event()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -54,14 +54,22 @@ class Newest:
                 for key in keys_of(dataset, row):
                     self._offer(key, rank, row)
             if self._unwritten:
-                self.changed.set()
+                self._changed.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for something to write; returns whether there is."""
+        return self._changed.wait(seconds)
+
+    def wake(self) -> None:
+        """Let whoever waits look up."""
+        self._changed.set()
 
     def unwritten(self) -> dict[str, Fields]:
         """Return what is to be written, and count it as written."""
         with self._lock:
             found = {key: self._kept[key].fields for key in self._unwritten}
             self._unwritten.clear()
-            self.changed.clear()
+            self._changed.clear()
         return found
 
     def again(self, keys: Iterable[str]) -> None:
@@ -69,7 +77,7 @@ class Newest:
         with self._lock:
             self._unwritten.update(keys)
             if self._unwritten:
-                self.changed.set()
+                self._changed.set()
 
     def all_again(self) -> None:
         """Count everything as unwritten: nobody knows what Redis has."""

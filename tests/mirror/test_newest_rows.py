@@ -56,9 +56,9 @@ def test_the_last_in_total_order_is_kept_however_rows_come(
 def test_what_was_written_is_not_written_again_until_it_changes() -> None:
     newest = Newest()
     newest.take("ticks", ticks(3))
-    assert newest.changed.is_set()
+    assert newest.wait(0)
     assert list(newest.unwritten()) == ["tickflight:ticks:MNQ"]
-    assert not newest.changed.is_set()
+    assert not newest.wait(0)
     newest.take("ticks", ticks(2))  # older than what is known
     assert newest.unwritten() == {}
     newest.all_again()
