@@ -12,19 +12,18 @@ from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingest.errors import BadValueError, ConfigurationError, ImportConflictError, ImportFileError
+from ingest.errors import ImportConflictError, ImportFileError
 from ingest.files import registry
 from ingest.files.columns import ColumnPlan, plan_columns
+from ingest.files.conversion import check_options, convert_rows
 from ingest.files.reading import TickFile, open_file, rebatch
 from ingest.files.registry import Fingerprint, Registration, Standing
 from ingest.files.ticks import TickConverter
 from ingest.ports import RowWriter, Service, WriterStats
-from storage.schemas import SYMBOL_PATTERN
 from tickflight import TickflightError
 
 BATCH_ROWS: Final = 16_384
@@ -181,7 +180,7 @@ def import_ticks(
         ImportConflictError: Half of a file is in under other options.
         tickflight.errors.TickflightError: The service could not be asked or refused.
     """
-    _check(symbol, timezone)
+    check_options(symbol, timezone)
     request = _Request(symbol, contract or symbol, timezone, progress or _ignore)
     plans = [plan_columns(path, open_file(path).columns, mapping or {}) for path in paths]
     return [
@@ -219,7 +218,7 @@ def _check_file(path: Path, plan: ColumnPlan, request: _Request) -> _Checked:
     file = open_file(path)
     rows = newest = 0
     for batch in rebatch(file.batches(plan.columns), BATCH_ROWS):
-        ticks = _convert(path, converter, batch, rows, 0)
+        ticks = convert_rows(path, converter, batch, rows, 0)
         rows += batch.num_rows
         newest = max(newest, pc.max(ticks["ts_event"].cast(pa.int64())).as_py() or 0)
         request.report(_progress(file, path, fingerprint, rows))
@@ -242,7 +241,7 @@ def _ticks(
     batches = rebatch(open_file(file.path).batches(file.plan.columns), BATCH_ROWS)
     row = done * BATCH_ROWS
     for batch in islice(batches, done, None):
-        ticks = _convert(file.path, file.converter, batch, row, known.number << ROW_BITS)
+        ticks = convert_rows(file.path, file.converter, batch, row, known.number << ROW_BITS)
         registry.check_unchanged(file.path, file.fingerprint)
         yield ticks
         row += batch.num_rows
@@ -283,16 +282,6 @@ def _ended(writer: RowWriter) -> Iterator[None]:
     writer.close()
 
 
-def _convert(
-    path: Path, converter: TickConverter, rows: pa.RecordBatch, first_row: int, base: int
-) -> pa.RecordBatch:
-    try:
-        return converter.convert(rows, base + first_row)
-    except BadValueError as error:
-        where = f"row {first_row + error.row} (counted from 0)"
-        raise ImportFileError(path, str(error), where=where) from None
-
-
 def _report(
     file: _Checked,
     outcome: ImportOutcome,
@@ -327,20 +316,6 @@ def _sent(file: _Checked, rows: int) -> ImportProgress:
     return ImportProgress(
         file.path, ImportStage.SENDING, rows, file.rows, size * rows // file.rows, size
     )
-
-
-def _check(symbol: str, timezone: str | None) -> None:
-    if not SYMBOL_PATTERN.fullmatch(symbol):
-        raise ConfigurationError(
-            f"{symbol!r} is no symbol: 1 to 32 of A-Z 0-9 . _ -, a letter or digit first"
-        )
-    if timezone is not None:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ConfigurationError(
-                f"{timezone!r} is no time zone; take a name such as America/New_York"
-            ) from None
 
 
 def _kept(changed: str) -> str | None:
