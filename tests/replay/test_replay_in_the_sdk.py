@@ -148,12 +148,19 @@ def test_a_live_call_with_a_speed_gives_batches_as_live_streams_do(
     write(client, "ticks", symbol, [0, SECOND], [5 * SECOND, SECOND])
     with client.live(symbol, start=START, end=END, speed=0, columns=["price", "sequence"]) as live:
         assert live.schema.names == ["price", "sequence"]
+        assert (live.caught_up, live.position, live.reconnects) == (True, None, 0)
+        assert list(live.coverage.symbols) == [symbol]
         rows = pa.Table.from_batches(live)
     assert rows["sequence"].to_pylist() == [1, 0]
     taken: list[int] = []
     with client.live(symbol, start=START, end=END, speed=0) as live:
         live.each(lambda batch: taken.append(batch.num_rows))
     assert sum(taken) == 2
+
+
+def test_a_live_call_with_a_speed_needs_a_span(client: tickflight.Client) -> None:
+    with pytest.raises(tickflight.InvalidRequestError, match="start and an end"):
+        client.live("MNQ", start="-1h", speed=1)  # type: ignore[call-overload] # as people may
 
 
 def test_columns_may_differ_by_dataset(client: tickflight.Client) -> None:
@@ -166,6 +173,9 @@ def test_columns_may_differ_by_dataset(client: tickflight.Client) -> None:
         ("ticks", ["price"]),
         ("quotes", ["bid", "ask"]),
     ]
+    same = (name for name in ("symbol", "source"))
+    replay = client.replay(["ticks", "quotes"], symbol, START, END, speed=0, columns=same)
+    assert [batch.schema.names for _, batch in replay] == [["symbol", "source"]] * 2
 
 
 def test_a_span_that_is_relative_to_now_is_the_same_for_all_datasets(
@@ -209,7 +219,14 @@ def test_a_key_without_the_right_is_told_at_once(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    ("datasets", "speed"), [([], 1.0), (["ticks", "ticks"], 1.0), (["ticks"], -1.0)]
+    ("datasets", "speed"),
+    [
+        ([], 1.0),
+        (["ticks", "ticks"], 1.0),
+        (["ticks"], -1.0),
+        (["ticks"], float("nan")),
+        (["ticks"], float("inf")),
+    ],
 )
 def test_a_replay_that_makes_no_sense_is_refused(
     datasets: list[str], speed: float, client: tickflight.Client

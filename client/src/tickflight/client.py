@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, overload
 
@@ -27,7 +28,7 @@ from tickflight.tickets import (
 from tickflight.writer import Overflow, Writer, WriterLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     import pyarrow as pa
 
@@ -328,7 +329,7 @@ class Client:
         end: Instant = "now",
         *,
         speed: float = 1.0,
-        columns: Columns = None,
+        columns: Columns | None = None,
     ) -> Replay:
         """Rows of the past again, in the order in which they were received, over all datasets.
 
@@ -351,8 +352,11 @@ class Client:
             start=instant(start, "start"),
             end=instant(end, "end"),
         )
-        chosen = [datasets] if isinstance(datasets, str) else list(datasets)
-        return Replay(self._connection, chosen, asked, speed=speed, columns=columns)
+        names = [datasets] if isinstance(datasets, str) else list(datasets)
+        if not isinstance(columns, Mapping):
+            columns = dict.fromkeys(names, () if columns is None else column_list(columns) or ())
+        chosen = {name: list(those) for name, those in columns.items() if those}
+        return Replay(self._connection, names, asked, speed=speed, columns=chosen)
 
     def symbols(self, dataset: str | None = None) -> tuple[SymbolInfo, ...]:
         """What the server holds and the key may see: rows and times by dataset and symbol."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 
+from tickflight.coverage import Coverage
 from tickflight.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -40,10 +43,12 @@ STEP_SECONDS: Final = 0.005
 SILENCE_SECONDS: Final = 30.0
 """Silence after which a connection counts as lost: the server says every two that it is there."""
 RECEIVED: Final = "ts_recv"
+NO_COLUMNS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
+"""Nothing said of the columns of any dataset: all of them come."""
 _MICROSECONDS: Final = 1_000_000
 
-Columns = Mapping[str, Iterable[str]] | Iterable[str] | None
-"""Columns of each dataset, or the same of all; None is every column."""
+Columns = Mapping[str, Iterable[str]] | Iterable[str]
+"""Columns of each dataset, or the same of all."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,13 +110,13 @@ class Replay:
         asked: Mapping[str, Any],
         *,
         speed: float,
-        columns: Columns = None,
+        columns: Mapping[str, Sequence[str]] = NO_COLUMNS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the streams; see ``Client.replay`` for the arguments."""
         if not datasets or len(set(datasets)) < len(datasets):
             raise InvalidRequestError("name each dataset once, and at least one", field="datasets")
-        if speed < 0:
+        if not (math.isfinite(speed) and speed >= 0):
             raise InvalidRequestError("speed is 0 (as fast as possible) or more", field="speed")
         self._closing = threading.Event()
         self._feeds: list[_Feed] = []
@@ -119,8 +124,7 @@ class Replay:
         try:
             for rank, dataset in enumerate(datasets):
                 ticket = {**asked, **span, "dataset": dataset, "speed": 0}
-                chosen = columns.get(dataset) if isinstance(columns, Mapping) else columns
-                feed = _Feed(connection, ticket, chosen, rank, self._closing)
+                feed = _Feed(connection, ticket, columns.get(dataset), rank, self._closing)
                 self._feeds.append(feed)
                 span = feed.span  # what is relative to now is the same for all
         except TickflightError:
@@ -185,6 +189,10 @@ class LiveReplay:
     def __init__(self, replay: Replay) -> None:
         (self.schema,) = replay.schemas.values()
         """Schema of every batch; its metadata has the coverage."""
+        self.caught_up = True
+        """As of a live stream; on the clock of a replay, nothing newer ever waits."""
+        self.position = None
+        """A replay has no place among what arrives."""
         self._replay = replay
 
     def __repr__(self) -> str:
@@ -196,8 +204,17 @@ class LiveReplay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        return (batch for _, batch in self._replay)
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        _, batch = next(self._replay)
+        return batch
+
+    @property
+    def coverage(self) -> Coverage:
+        """How complete the rows are."""
+        return Coverage.from_metadata(self.schema.metadata)
 
     @property
     def reconnects(self) -> int:
@@ -221,7 +238,7 @@ class _Feed:
         self,
         connection: Connection,
         ticket: Mapping[str, Any],
-        columns: Iterable[str] | None,
+        columns: Sequence[str] | None,
         rank: int,
         closing: threading.Event,
     ) -> None:
@@ -246,9 +263,13 @@ class _Feed:
         self._known: int | None = None
         self._connection, self._stream = self._connected()
         self._watch = SilenceWatch(self._hang_up, patience_seconds=SILENCE_SECONDS)
-        with map_errors():
-            about = _about(self._stream.read_chunk())
-            self.schema = self._projected(plain_schema(self._stream.schema))
+        try:
+            with map_errors(), self._watch.reading():
+                about = _about(self._stream.read_chunk())
+                self.schema = self._projected(plain_schema(self._stream.schema))
+        except TickflightError:
+            self.close()
+            raise
         self.span = {name: about[name] for name in ("start", "end")}
         self._ticket |= self.span
 
