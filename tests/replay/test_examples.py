@@ -21,6 +21,9 @@ from tickflightd.testing import RunningService
 REPOSITORY = Path(__file__).parents[2]
 LIVE_SECONDS = 8
 HISTORY_SECONDS = 4
+LATE_SECONDS = 5
+"""How late rows may come from a demo that a busy machine holds up: a live stream does not wait for
+them at its end, so what it says of its last seconds is not compared."""
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +57,19 @@ def instant(second: int) -> str:
 def test_a_model_says_the_same_live_and_replayed(demo: RunningService) -> None:
     time.sleep(HISTORY_SECONDS)  # so that the live run begins with history
     now = int(time.time())
-    # Whole seconds: a second is judged once the next has begun, so the last is not.
-    span = ["--start", instant(now - HISTORY_SECONDS), "--end", instant(now + LIVE_SECONDS)]
+    last = now + LIVE_SECONDS
+    span = ["--start", instant(now - HISTORY_SECONDS), "--end", instant(last + LATE_SECONDS)]
     live = example(demo, "live_signals", "MNQ", *span)
-    assert time.time() >= now + LIVE_SECONDS
-    replayed = example(demo, "replay_signals", "MNQ", *span, "--speed", "0")
-    assert live == replayed
-    assert live, "a demo in which nothing ever happens proves nothing"
-    assert example(demo, "replay_signals", "MNQ", *span, "--speed", "60") == live
+    assert time.time() >= last
+    said = before(live, last)
+    assert said, "a demo in which nothing ever happens proves nothing"
+    for speed in ("0", "60"):
+        replayed = example(demo, "replay_signals", "MNQ", *span, "--speed", speed)
+        assert before(replayed, last) == said
+
+
+def before(lines: list[str], second: int) -> list[str]:
+    return [line for line in lines if int(line.split()[0]) < second]
 
 
 def market(rows: int) -> pa.RecordBatch:
