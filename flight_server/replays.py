@@ -123,6 +123,12 @@ class Pace:
         now = self._first + int(passed * MICROSECONDS)
         return len(receipts) if now >= self._end else int(receipts.searchsorted(now, side="right"))
 
+    def rest(self, sent_at: float) -> float:
+        """Return how long to gather rows, seconds, since some went out."""
+        if not self._speed:
+            return 0.0
+        return max(0.0, sent_at + STEP_SECONDS - self._clock.monotonic())
+
     def seconds_to(self, receipt: int) -> float:
         """Return how long it is until a row is due."""
         if not self._speed or self._started is None:
@@ -238,6 +244,7 @@ class _Player:
         rows, receipts = block.rows, block.receipts
         while len(receipts):
             self._guard.look()
+            self._clock.sleep(self._pace.rest(self._sent_at))
             due = self._pace.due(receipts)
             if due:
                 self._received = int(receipts[due - 1])
@@ -245,7 +252,7 @@ class _Player:
                 yield rows.slice(0, due), self._place.metadata(self._received)
                 rows, receipts = rows.slice(due), receipts[due:]
             else:
-                wait = max(self._pace.seconds_to(int(receipts[0])), STEP_SECONDS)
+                wait = max(self._pace.seconds_to(int(receipts[0])), 0.0)
                 self._clock.sleep(min(wait, LOOK_SECONDS))
                 yield from self._heartbeat()
 

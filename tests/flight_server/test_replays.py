@@ -164,6 +164,15 @@ def test_rows_come_when_they_were_received_at_the_speed_asked_for(anyone: Caller
     assert np.median(late) < 1.0
 
 
+def test_rows_that_fall_due_together_are_sent_together(anyone: Caller) -> None:
+    offsets = [row * SECOND // 100 for row in range(6_000)]
+    write(anyone, "R.STEP", offsets, offsets)
+    began = time.monotonic()
+    batches = chunks(anyone, asked("R.STEP", speed=60))
+    assert len(received(batches)) == len(offsets)
+    assert len(batches) <= (time.monotonic() - began) / replays.STEP_SECONDS + 4
+
+
 def test_a_replay_that_is_cancelled_gives_its_place_back(house: House, anyone: Caller) -> None:
     write(anyone, "R.LEFT", [0, 3_000 * SECOND], [0, 3_000 * SECOND])
     assert house.service._door is not None

@@ -43,6 +43,8 @@ STEP_SECONDS: Final = 0.005
 SILENCE_SECONDS: Final = 30.0
 """Silence after which a connection counts as lost: the server says every two that it is there."""
 RECEIVED: Final = "ts_recv"
+NEVER: Final = 1 << 62
+"""Later than any instant."""
 NO_COLUMNS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 """Nothing said of the columns of any dataset: all of them come."""
 _MICROSECONDS: Final = 1_000_000
@@ -68,28 +70,29 @@ class Pace:
         self._monotonic = monotonic
         self._started: float | None = None
         self._first = 0
+        self._told = 0.0
 
-    def now(self, receipt: int) -> int | None:
-        """Return what the clock says, µs; None when everything is due.
+    def now(self, receipt: int) -> int:
+        """Return what the clock says, µs; beyond all instants when everything is due.
 
         Args:
             receipt: That of the next row; the first ever starts the clock.
         """
         if not self._speed:
-            return None
+            return NEVER
+        self._told = self._monotonic()
         if self._started is None:
-            self._started = self._monotonic()
+            self._started = self._told
             self._first = min(receipt, self._end)
-        passed = (self._monotonic() - self._started) * self._speed
-        now = self._first + int(passed * _MICROSECONDS)
-        return None if now >= self._end else now
+        now = self._first + int((self._told - self._started) * self._speed * _MICROSECONDS)
+        return NEVER if now >= self._end else now
 
     def seconds_to(self, receipt: int) -> float:
-        """Return how long it is until a row is due."""
+        """Return how long to wait for a row, and for those that fall due right after another."""
         if not self._speed or self._started is None:
             return 0.0
-        after = (min(receipt, self._end) - self._first) / _MICROSECONDS / self._speed
-        return self._started + after - self._monotonic()
+        due = (min(receipt, self._end) - self._first) / _MICROSECONDS / self._speed
+        return max(self._started + due, self._told + STEP_SECONDS) - self._monotonic()
 
 
 class Replay:
@@ -131,6 +134,7 @@ class Replay:
             self.close()
             raise
         self._pace = Pace(speed, span["end"], monotonic)
+        self._now = -1
         self.schemas: Mapping[str, pa.Schema] = {feed.dataset: feed.schema for feed in self._feeds}
         """Schema of each dataset's batches; its metadata has the coverage."""
         self.at: int | None = None
@@ -155,14 +159,13 @@ class Replay:
             if not waiting:
                 break
             feed = min(waiting, key=_turn)
-            now = self._pace.now(feed.receipt)
-            others = [_turn(other) for other in waiting if other is not feed]
-            count = feed.count_before(min(others, default=None), now)
-            if count:
-                batch, self.at = feed.take(count)
+            if feed.receipt <= self._now:
+                others = [_turn(other) for other in waiting if other is not feed]
+                batch, self.at = feed.take(min(others, default=None), self._now)
                 return feed.dataset, batch
-            wait = self._pace.seconds_to(feed.receipt)
-            self._closing.wait(max(wait, STEP_SECONDS))
+            # All that was due is given out: only now does the clock move on, for all datasets.
+            self._closing.wait(max(self._pace.seconds_to(feed.receipt), 0.0))
+            self._now = self._pace.now(feed.receipt)
         self.close()
         raise StopIteration
 
@@ -289,25 +292,23 @@ class _Feed:
             self._note()
         return True
 
-    def count_before(self, other: tuple[int, int] | None, now: int | None) -> int:
-        """Return how many rows have their turn before that of another feed, and are due."""
-        stop = len(self._receipts)
+    def take(self, other: tuple[int, int] | None, now: int) -> tuple[pa.RecordBatch, int]:
+        """Take the rows whose turn is before another feed's, and that are due.
+
+        Returns:
+            The rows, and when the last of them was received.
+        """
+        assert self._rows is not None  # noqa: S101 - it was refilled
+        stop = bisect_right(self._receipts, now, self._at)
         if other is not None:
             receipt, rank = other
             border = bisect_right if self.rank < rank else bisect_left
-            stop = border(self._receipts, receipt, self._at)
-        if now is not None:
-            stop = bisect_right(self._receipts, now, self._at, stop)
-        return stop - self._at
-
-    def take(self, count: int) -> tuple[pa.RecordBatch, int]:
-        """Take rows, and when the last of them was received."""
-        assert self._rows is not None  # noqa: S101 - it was refilled
-        rows = self._rows.slice(self._at, count)
-        self._at += count
-        if self._columns is not None:
-            rows = rows.select(self._columns)
-        return rows, self._receipts[self._at - 1]
+            stop = border(self._receipts, receipt, self._at, stop)
+        rows = self._rows.slice(self._at, stop - self._at)
+        self._at = stop
+        return rows if self._columns is None else rows.select(self._columns), self._receipts[
+            stop - 1
+        ]
 
     def close(self) -> None:
         self._watch.close()
