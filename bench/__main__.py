@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows", type=int, default=3_000_000, help="of range, import, restart and rollover"
     )
-    parser.add_argument("--ticks", type=int, default=20_000, help="a day, of year")
+    parser.add_argument("--ticks", type=int, default=100_000, help="a day, of year")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--directory", type=Path, default=None, help="where the data goes")
     parser.add_argument("--write", type=Path, default=None, help="a page for the documentation")

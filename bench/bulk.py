@@ -18,7 +18,7 @@ from bench.caller import Caller
 from bench.market import ticks
 from bench.measure import Measure
 from bench.processes import PRODUCERS, bare_server, finished, produce, start_producer
-from bench.service import Service, running
+from bench.service import Service, running, seconds_to_start
 from storage.journal_file import SUFFIX
 from tickflightd.testing import RunningService
 
@@ -102,7 +102,7 @@ def restart(home: Path, rows: int) -> Iterator[Measure]:
         service.process.process.kill()
         service.process.wait()
         # In turns with empty ones: what it takes to start Python is no part of recovery.
-        empty_seconds = _seconds_to_start_empty(home / "before")
+        empty_seconds = seconds_to_start(home / "before")
         began = time.perf_counter()
         with RunningService(home, DEMO="0", FLIGHT_URI=service.uri) as again:
             seconds = time.perf_counter() - began
@@ -110,7 +110,7 @@ def restart(home: Path, rows: int) -> Iterator[Measure]:
     acked = int(sum(part["rows"] for part in sent))
     journal = home / "data" / "journal"
     read_seconds, size = _read_with_sqlite(journal)
-    empty_seconds = (empty_seconds + _seconds_to_start_empty(home / "after")) / 2
+    empty_seconds = (empty_seconds + seconds_to_start(home / "after")) / 2
     yield Measure(
         name=f"restart after kill -9, {acked:,} ticks that came in {SMALL_BATCH_ROWS}-row batches",
         value=seconds,
@@ -125,13 +125,6 @@ def restart(home: Path, rows: int) -> Iterator[Measure]:
             "journal_bytes_a_tick": size / held,
         },
     )
-
-
-def _seconds_to_start_empty(home: Path) -> float:
-    home.mkdir()
-    began = time.perf_counter()
-    with RunningService(home, DEMO="0"):
-        return time.perf_counter() - began
 
 
 def _read_with_sqlite(journal: Path) -> tuple[float, int]:

@@ -16,7 +16,7 @@ import pyarrow.flight as flight
 import pyarrow.parquet as pq
 
 from bench.market import ticks
-from storage.schemas import TICKS
+from storage.schemas import TICKS, TIMESTAMP
 
 FOLLOWER_BATCHES_MAX = 100_000
 """Batches that wait for one follower: minutes of them."""
@@ -37,11 +37,13 @@ class BareServer(flight.FlightServerBase):  # type: ignore[misc]
     def do_get(
         self, context: flight.ServerCallContext, ticket: flight.Ticket
     ) -> flight.FlightDataStream:
-        """Send the table, or read the file and send that, or what comes from now on."""
+        """Send the table, a file, rows of a file that a ticket names, or what comes from now on."""
         if b"live" in ticket.ticket:
             return self._followed(context)
         if ticket.ticket == b"parquet":
             return flight.RecordBatchStream(pq.read_table(self._parquet))
+        if b"path" in ticket.ticket:
+            return flight.RecordBatchStream(_rows_within(**json.loads(ticket.ticket)))
         return flight.RecordBatchStream(self._table)
 
     def do_put(
@@ -71,6 +73,16 @@ class BareServer(flight.FlightServerBase):  # type: ignore[misc]
             self._followers.remove(own)
 
         return flight.GeneratorStream(TICKS.schema, batches())
+
+
+def _rows_within(path: str, start: int, end: int) -> pa.Table:
+    """Read the rows of a file of a span, µs; it need not lie in a table of directories."""
+    span = [("ts_event", ">=", _instant(start)), ("ts_event", "<", _instant(end))]
+    return pq.read_table(path, filters=span, partitioning=None)
+
+
+def _instant(at: int) -> pa.Scalar:
+    return pa.scalar(at, TIMESTAMP)
 
 
 def sqlite_rows_per_second(rows: int, seconds: float, directory: Path) -> float:

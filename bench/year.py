@@ -1,13 +1,12 @@
-"""A year of one symbol out of the lake: its bars of a minute, and its ticks."""
+"""A year of one symbol out of the lake: bars, ticks, a few of them from anywhere, and a restart.
 
-import datetime as dt
+Each stands beside bare pyarrow, and beside Polars and DuckDB straight on the same files.
+"""
+
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from threading import Event
 from typing import Final
 
 import numpy as np
@@ -15,108 +14,95 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.caller import Caller
-from bench.market import SYMBOLS, ticks
+from bench.engines import Span, Task, Timings, measured
+from bench.lake import Year, plain_bytes, write_day, write_year
 from bench.measure import Measure
 from bench.processes import bare_server
-from bench.service import Service, running
-from storage.bars_keeper import BarsKeeper
-from storage.lake import layout
-from storage.lake.files import FileKind
-from storage.lake.layout import DAY_US, FileName
-from storage.lake.table import LakeTable
-from storage.lake.view import Lake
-from storage.lake.writer import WrittenFile, write_file
-from storage.ports import MICROSECONDS, SystemDisk
-from storage.schemas import BARS, TICKS
+from bench.service import Service, running, seconds_to_start
+from bench.sessions import FIRST_DAY, SYMBOL, Numbering
+from storage.lake.layout import DAY_US, table_root
+from storage.schemas import TICKS
 
-SYMBOL: Final = SYMBOLS[0]
-DAYS: Final = 365
-SESSION_MINUTES: Final = 1_380
-"""Minutes of a session of CME; each has a tick at least, so each has a bar."""
 MONTH_DAYS: Final = 30
-FIRST_DAY: Final = 20_089
-"""2025-01-01, in days since 1970."""
-BATCH_ROWS: Final = 4_096
-"""After as many rows the market's prices repeat: they are the same in all batches."""
+YEAR_DAYS: Final = 365
+POINT_ROWS: Final = 1_000
+POINTS: Final = 200
 CALLS: Final = 20
 REPEATS: Final = 3
+RESTARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Year:
-    """What was written, and what that took.
+class _Point:
+    """A few rows: when, and which file has them."""
 
-    Attributes:
-        ticks: Rows.
-        bytes: Of the files of ticks, all of the year.
-        bars: Rows of kept bars.
-        keeping_seconds: To make those of the ticks.
-    """
-
-    ticks: int
-    bytes: int
-    bars: int
-    keeping_seconds: float
+    span: Span
+    path: Path
 
 
 def year(home: Path, ticks_a_day: int) -> Iterator[Measure]:
-    """A year of bars, a month of ticks and a year of them, each beside bare pyarrow."""
-    written = _write_year(home / "data" / "lake", max(ticks_a_day, SESSION_MINUTES))
+    """Bars, a month of ticks, a year of them and points, beside pyarrow, Polars and DuckDB."""
+    written = write_year(home / "data" / "lake", max(ticks_a_day, 2 * POINT_ROWS))
+    yield _disk(home, written, ticks_a_day)
+    points = _points(written)
+    ticks = str(table_root(written.lake, TICKS))
+    spans = [point.span for point in points]
+    engines = measured(Task(ticks, SYMBOL, _span(MONTH_DAYS), _span(YEAR_DAYS), spans))
     with running(home) as service:
         yield _bars(home, service, written)
-        yield from _ticks(home, service, written)
+        yield _month_of_bars(service, engines)
+        yield from _ticks(home, service, written, engines)
+        yield _few(service, points, engines)
+    yield _restart(home)
 
 
-def _write_year(lake: Path, ticks_a_day: int) -> Year:
-    """Write ticks as an import does, and the bars as the rollover does."""
-    disk = SystemDisk()
-    tables = []
-    for dataset in (TICKS, BARS):
-        disk.make_directory(layout.table_root(lake, dataset))
-        tables.append(LakeTable(layout.table_root(lake, dataset), dataset, disk))
-        tables[-1].refresh()
-    table, bars = tables
-    market = ticks("bench", BATCH_ROWS, 0, symbols=1)
-    days = range(FIRST_DAY, FIRST_DAY + DAYS)
-    files = [_write_day(table, day, _taken(market, ticks_a_day)) for day in days]
-    table.commit_part(1, 0, 0, 0, files)
-    began = time.perf_counter()
-    BarsKeeper(table, bars, Lake(lake), disk, lambda _: None, Event()).catch_up()
-    return Year(
-        ticks=sum(file.rows for file in files),
-        bytes=sum(file.bytes for file in files),
-        bars=sum(file.rows for file in bars.index),
-        keeping_seconds=time.perf_counter() - began,
+def _disk(home: Path, written: Year, ticks_a_day: int) -> Measure:
+    files = {
+        numbering: write_day(home / numbering.name, ticks_a_day, FIRST_DAY, numbering)
+        for numbering in Numbering
+    }
+    plain = {
+        numbering: plain_bytes(home / "plain.parquet", ticks_a_day, FIRST_DAY, numbering)
+        for numbering in Numbering
+    }
+    rows, other = files[Numbering.FILE].rows, Numbering.DXFEED
+    return Measure(
+        name=f"disk, {written.ticks:,} ticks, a year of one symbol",
+        value=written.bytes / written.ticks,
+        unit="bytes/tick",
+        floor=plain[Numbering.FILE] / rows,
+        floor_is="pq.write_table, zstd, one day",
+        details={
+            "with_dxfeed_indices": files[other].bytes / rows,
+            "floor_with_them": plain[other] / rows,
+            "gib_of_files": written.bytes / (1 << 30),
+            "written_ticks_s": written.ticks / written.writing_seconds,
+            "writer_peak_mib": written.peak_mib,
+        },
     )
 
 
-def _taken(market: Iterator[pa.RecordBatch], count: int) -> pa.Table:
-    batches = islice(market, -(-count // BATCH_ROWS))
-    return pa.Table.from_batches(batches).slice(0, count)
-
-
-def _write_day(table: LakeTable, day: int, rows: pa.Table) -> WrittenFile:
-    count = rows.num_rows
-    steps = np.arange(count) * (SESSION_MINUTES * 60 * MICROSECONDS) // count
-    instants = day * DAY_US + steps.astype(np.int64)
-    for name in ("ts_event", "ts_recv", "sequence"):
-        at = rows.schema.get_field_index(name)
-        column = pa.array(instants).cast(rows.schema.field(at).type)
-        rows = rows.set_column(at, rows.schema.field(at), column)
-    file = FileName(FileKind.BULK, 0, 1, f"d{day}")
-    date = layout.partition_date(TICKS, day)
-    return write_file(table.root, TICKS, SYMBOL, date, rows, file, SystemDisk())
+def _points(written: Year) -> list[_Point]:
+    """Return spans of some rows each, at random instants of the year."""
+    random = np.random.default_rng(1)
+    points = []
+    for at in random.integers(0, len(written.files), POINTS):
+        path = written.path(written.files[at])
+        column = pq.read_table(path, columns=["ts_event"])["ts_event"]
+        instants = column.cast(pa.int64()).to_numpy()
+        first = int(random.integers(0, len(instants) - POINT_ROWS))
+        span = (int(instants[first]), int(instants[first + POINT_ROWS]))
+        points.append(_Point(span, path))
+    return points
 
 
 def _bars(home: Path, service: Service, written: Year) -> Measure:
-    ticket = {"op": "bars", "symbols": [SYMBOL], "interval": "1m", **_span(DAYS)}
+    ticket = _ticket("bars", _span(YEAR_DAYS), interval="1m")
     ours = Caller(service.uri, service.key, ticket)
-    began = time.perf_counter()
-    table = ours.read()
-    first = time.perf_counter() - began
+    first, _ = ours.call()
     daily = Caller(service.uri, service.key, {**ticket, "interval": "1d"})
     parquet = home / "bars.parquet"
-    pq.write_table(table, parquet, compression="zstd")
+    pq.write_table(ours.read(), parquet, compression="zstd")
     with bare_server(1, parquet) as bare:
         floor = Caller(bare, "none", b"parquet")
         calls = [(ours.call(), floor.call(), daily.call()) for _ in range(CALLS)]
@@ -138,14 +124,35 @@ def _bars(home: Path, service: Service, written: Year) -> Measure:
     )
 
 
-def _ticks(home: Path, service: Service, written: Year) -> Iterator[Measure]:
-    month = {"op": "range", "dataset": "ticks", "symbols": [SYMBOL], **_span(MONTH_DAYS)}
+def _month_of_bars(service: Service, engines: dict[str, Timings]) -> Measure:
+    ours = Caller(service.uri, service.key, _ticket("bars", _span(MONTH_DAYS), interval="1m"))
+    _, count = ours.call()
+    milliseconds = [ours.call()[0] * 1_000 for _ in range(CALLS)]
+    return Measure(
+        name=f"bars, {count:,} of a minute, a month of one symbol",
+        value=float(np.median(milliseconds)),
+        unit="ms p50",
+        floor=engines["duckdb"].month_bars_ms,
+        floor_is="DuckDB on the ticks",
+        details={
+            "polars_ms": engines["polars"].month_bars_ms,
+            "a_year_duckdb_ms": engines["duckdb"].year_bars_ms,
+            "a_year_polars_ms": engines["polars"].year_bars_ms,
+        },
+    )
+
+
+def _ticks(
+    home: Path, service: Service, written: Year, engines: dict[str, Timings]
+) -> Iterator[Measure]:
+    month = _ticket("range", _span(MONTH_DAYS), dataset="ticks")
     ours = Caller(service.uri, service.key, month)
     parquet = home / "month.parquet"
-    pq.write_table(ours.read(), parquet, compression="zstd")
+    ours.save(parquet)
     with bare_server(1, parquet) as bare:
         floor = Caller(bare, "none", b"parquet")
         calls = [(ours.drain(), floor.drain()) for _ in range(REPEATS)]
+    assert all(mine[1] == theirs[1] for mine, theirs in calls), calls
     rates = np.median([[rows / seconds for seconds, rows in call] for call in calls], axis=0)
     of_month, of_floor = rates.tolist()
     yield Measure(
@@ -154,10 +161,11 @@ def _ticks(home: Path, service: Service, written: Year) -> Iterator[Measure]:
         unit="ticks/s",
         floor=of_floor,
         floor_is="pq.read_table + bare Flight",
-        details={"mib_of_files": written.bytes / (1 << 20)},
+        details={f"{name}_ticks_s": engine.month_ticks_s for name, engine in engines.items()},
     )
     before = _peak_mib(service)
-    seconds, rows = Caller(service.uri, service.key, {**month, **_span(DAYS)}).drain()
+    ticket = _ticket("range", _span(YEAR_DAYS), dataset="ticks")
+    seconds, rows = Caller(service.uri, service.key, ticket).drain()
     assert rows == written.ticks, rows
     yield Measure(
         name=f"range, {rows:,} ticks, a year of one symbol, from the lake",
@@ -169,9 +177,62 @@ def _ticks(home: Path, service: Service, written: Year) -> Iterator[Measure]:
     )
 
 
-def _span(days: int) -> dict[str, str]:
-    start = dt.datetime.fromtimestamp(FIRST_DAY * 86_400, tz=dt.UTC)
-    return {"start": start.isoformat(), "end": (start + dt.timedelta(days=days)).isoformat()}
+def _few(service: Service, points: list[_Point], engines: dict[str, Timings]) -> Measure:
+    with bare_server(1) as bare:
+        calls = _calls(Caller(service.uri, service.key, b""), Caller(bare, "none", b""), points)
+    assert all(mine[1] == theirs[1] >= POINT_ROWS for mine, theirs in calls), calls
+    seconds = np.array([[took for took, _ in call] for call in calls]) * 1_000
+    (p50, floor_p50), (p99, floor_p99) = np.percentile(seconds, (50, 99), axis=0).tolist()
+    details = {"p99": p99, "floor_p99": floor_p99}
+    for name, engine in engines.items():
+        details |= {f"{name}_p50": engine.point_ms_p50, f"{name}_p99": engine.point_ms_p99}
+    return Measure(
+        name=f"range, {POINT_ROWS:,} ticks from anywhere in the year, from the lake",
+        value=p50,
+        unit="ms p50",
+        floor=floor_p50,
+        floor_is="pq.read_table of the one file + bare Flight",
+        details=details,
+    )
+
+
+def _calls(
+    ours: Caller, floor: Caller, points: list[_Point]
+) -> list[tuple[tuple[float, int], tuple[float, int]]]:
+    """Ask for each point on both sides, in turns; each once before, for what is read but once."""
+    tickets = [
+        (
+            _ticket("range", point.span, dataset="ticks"),
+            {"path": str(point.path), "start": point.span[0], "end": point.span[1]},
+        )
+        for point in points
+    ]
+    for mine, theirs in tickets:
+        ours.call(mine)
+        floor.call(theirs)
+    return [(ours.call(mine), floor.call(theirs)) for mine, theirs in tickets]
+
+
+def _restart(home: Path) -> Measure:
+    seconds = [
+        (seconds_to_start(home), seconds_to_start(home / f"empty{n}")) for n in range(RESTARTS)
+    ]
+    with_lake, empty = np.median(seconds, axis=0).tolist()
+    return Measure(
+        name="start with that lake",
+        value=with_lake,
+        unit="s to ready",
+        floor=empty,
+        floor_is="an empty start",
+    )
+
+
+def _ticket(op: str, span: Span, **fields: str) -> dict[str, object]:
+    return {"op": op, "symbols": [SYMBOL], "start": span[0], "end": span[1], **fields}
+
+
+def _span(days: int) -> Span:
+    return FIRST_DAY * DAY_US, (FIRST_DAY + days) * DAY_US
 
 
 def _peak_mib(service: Service) -> float:
