@@ -22,6 +22,8 @@ FOOTERS_MAX: Final = 512
 """Footers remembered, 20 to 40 kB each: the files of a day of every symbol, or of a year of one."""
 BATCH_ROWS: Final = 61_440
 """Rows a batch, at most: half a row group, so that no batch is a remainder."""
+PARTIAL_BATCH_ROWS: Final = 30_720
+"""The same where not all of a file is wanted: what follows the last row wanted is not decoded."""
 BATCH_BYTES_TARGET: Final = 4 << 20
 """Encoded bytes a batch: of ticks it is never reached, of lists it keeps batches below 16 MB."""
 READ_AHEAD_BYTES: Final = 1 << 16
@@ -124,11 +126,15 @@ def _batches(
         return
     skipped = _rows_skipped(opened.metadata, groups, part.newest)
     is_whole = part.start <= file.first and file.last < part.end
-    present = [name for name in part.names if name in opened.schema_arrow.names]
+    known = frozenset(opened.schema_arrow.names)
+    present = [name for name in part.names if name in known]
     if not is_whole or not present:
         present = list(dict.fromkeys((*present, "ts_event")))
-    rows_max = min(part.batch_rows, BATCH_ROWS, _fitting_rows(opened.metadata, groups))
+    at_once = BATCH_ROWS if is_whole else PARTIAL_BATCH_ROWS
+    rows_max = min(part.batch_rows, at_once, _fitting_rows(opened.metadata, groups))
     schema = wire_projection(dataset.name, part.names)
+    # Files of several symbols have these one after another.
+    ends_in_it = file.symbol is not None and part.end <= file.last
     for batch in opened.iter_batches(rows_max, row_groups=groups, columns=present):
         rows = batch
         if skipped:
@@ -138,6 +144,8 @@ def _batches(
             rows = _within(rows, part.start, part.end)
         if rows.num_rows:
             yield _on_the_wire(rows, schema, file.symbol)
+        if ends_in_it and instants_of(batch)[-1] >= part.end:
+            return
 
 
 def _groups(footer: pq.FileMetaData, part: Part) -> list[int]:
