@@ -53,6 +53,20 @@ def groups_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return read
 
 
+@pytest.fixture
+def rows_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    read: list[int] = []
+
+    class Watched(pq.ParquetFile):  # type: ignore[misc]
+        def iter_batches(self, *args: Any, **options: Any) -> Any:
+            for batch in super().iter_batches(*args, **options):
+                read.append(batch.num_rows)
+                yield batch
+
+    monkeypatch.setattr("storage.lake.reader.pq.ParquetFile", Watched)
+    return read
+
+
 def sequences(batches: Iterator[pa.RecordBatch]) -> list[int]:
     return [n for batch in batches for n in batch["sequence"].to_pylist()]
 
@@ -76,6 +90,23 @@ class TestReading:
         answer = pool.snapshot().range("ticks", Selection(), 0, FOREVER, where=where)
         assert sequences(answer.batches) == [GROUP_ROWS * 2 + 1]
         assert groups_read == [2]
+
+    def test_what_follows_the_last_row_wanted_is_not_decoded(
+        self, pool: Pool, rows_decoded: list[int]
+    ) -> None:
+        pool.roll(day_of(2 * reader.PARTIAL_BATCH_ROWS))
+        start = NOON // DAY * DAY
+        answer = pool.snapshot().range("ticks", Selection(), start, start + 3 * 200_000)
+        assert sequences(answer.batches) == [0, 1, 2]
+        assert sum(rows_decoded) == reader.PARTIAL_BATCH_ROWS
+
+    def test_a_row_at_the_border_of_a_batch_is_read(self, pool: Pool) -> None:
+        pool.roll(day_of(2 * reader.PARTIAL_BATCH_ROWS))
+        border, start = reader.PARTIAL_BATCH_ROWS, NOON // DAY * DAY
+        for first, end in ((border - 1, border), (border - 1, border + 1), (border, border + 1)):
+            span = start + first * 200_000, start + end * 200_000
+            answer = pool.snapshot().range("ticks", Selection(), *span)
+            assert sequences(answer.batches) == list(range(first, end))
 
     def test_latest_reads_the_end_of_the_newest_file_alone(
         self, pool: Pool, groups_read: list[int]
