@@ -19,12 +19,13 @@ WINDOW_ROWS = 256_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When to stop, how fast to go, and how many symbols to mix."""
+    """When to stop, how fast to go, how many symbols to mix, and when the first tick was, µs."""
 
     seconds: float
     count: float
     rate: float | None
     symbols: int
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Producer:
 
     def run(self, rows: int, plan: Plan) -> Produced:
         """Send batches of ``rows``; return once the last is acknowledged."""
-        batches = ticks(self._name, rows, time.time_ns() // 1000, symbols=plan.symbols)
+        batches = ticks(self._name, rows, plan.start, symbols=plan.symbols)
         first = next(batches)
         writer, reader = self._client.do_put(
             flight.FlightDescriptor.for_path("ticks"), first.schema, self._options
@@ -106,9 +107,10 @@ def main() -> None:
     parser.add_argument("--count", type=float, default=math.inf)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--symbols", type=int, default=len(SYMBOLS))
+    parser.add_argument("--start", type=int, default=time.time_ns() // 1000)
     args = parser.parse_args()
     producer = Producer(args.uri, input().strip(), args.name)
-    plan = Plan(args.seconds, args.count, args.rate, args.symbols)
+    plan = Plan(args.seconds, args.count, args.rate, args.symbols, args.start)
     print(json.dumps(asdict(producer.run(args.rows, plan))), flush=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.caller import Caller
+from bench.market import TICK_INTERVAL
 from bench.measure import Measure
 from bench.measures import LATEST_ROWS
 from bench.processes import PRODUCERS, bare_server, feeding, produce
@@ -25,7 +26,10 @@ def rollover(home: Path, rows: int) -> Iterator[Measure]:
     settings = {"HOT_WINDOW": f"{HOT_WINDOW_SECONDS}s"}
     with running(home, **settings) as service, bare_server(LATEST_ROWS) as bare:
         began = time.perf_counter()
-        produce(service.uri, service.key, "fill", FILL_BATCH_ROWS, count=rows // PRODUCERS)
+        # All of it in the past: the newest rows are those of the feed, as they would be.
+        count = rows // PRODUCERS
+        start = time.time_ns() // 1000 - count * TICK_INTERVAL
+        produce(service.uri, service.key, "fill", FILL_BATCH_ROWS, count=count, start=start)
         with feeding(service.uri, service.key, FEED_SECONDS):
             ours = Caller(service.uri, service.key, ticket)
             floor = Caller(bare, "none", b"ready")
