@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from bench.sessions import SYMBOL, Numbering, session, session_days
 from storage.bars_keeper import BarsKeeper
+from storage.child_process import make_bars
 from storage.lake import layout
 from storage.lake.files import FileKind
 from storage.lake.layout import FileName
 from storage.lake.table import LakeTable
-from storage.lake.view import Lake
 from storage.lake.writer import WrittenFile, write_file
 from storage.ports import SystemDisk
 from storage.schemas import BARS, TICKS
@@ -75,7 +75,7 @@ def write_year(lake: Path, ticks_a_day: int) -> Year:
         files = tuple(processes.map(write, session_days()))
     written = time.perf_counter()
     table.commit_part(1, 0, 0, 0, files)
-    BarsKeeper(table, bars, Lake(lake), disk, lambda _: None, Event()).catch_up()
+    BarsKeeper(table, bars, disk, make_bars, lambda _: None, Event()).catch_up()
     return Year(
         lake=lake,
         files=files,

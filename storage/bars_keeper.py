@@ -12,33 +12,22 @@ Each source has bars of its own: who speaks for a date is the reader's business.
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from storage.bar_columns import TICK_COLUMNS, BarCodec
-from storage.bar_sessions import MINUTE, Grid, parse_interval
-from storage.bar_stream import short_bars
-from storage.errors import StoreClosedError
-from storage.lake.files import FileIndex, FileKind, LakeFile
-from storage.lake.layout import FileName, FilePath
+from storage.bar_sessions import MINUTE
+from storage.bars_making import BarsTask, MonthTask, make_bars
+from storage.lake.files import FileKind, LakeFile
+from storage.lake.layout import FilePath
 from storage.lake.table import TICKS_PART, LakeTable, PartRecord
-from storage.lake.view import Lake
-from storage.lake.writer import WrittenFile, write_file
-from storage.ordering import instants_of
+from storage.lake.writer import WrittenFile
 from storage.ports import Disk
-from storage.runs import Integers, Mask
-from storage.schemas import BARS, TICKS
-from storage.selection import ALL_SOURCES
-from storage.speakers import Span
-from storage.streams import merged_streams
-from storage.validation import INSTANT_MAX
+from storage.schemas import TICKS
+from storage.speakers import Interval
 
-KEPT: Final = Grid(parse_interval("1m"))
-"""The bars that are kept."""
+HERE_ROWS_MAX: Final = 1 << 17
+"""Ticks up to which bars are made in this process: to start another one takes longer. Of more it
+would be readers who wait, a little with each block."""
 
 _TOKEN_BYTES: Final = 6
 _Month = tuple[str, str]
@@ -51,8 +40,8 @@ class BarsKeeper:
     Args:
         ticks: The table of ticks, read.
         bars: The table of bars, read.
-        lake: Reads files of both.
         disk: Where to.
+        make: Makes bars of many ticks; see ``child_process.make_bars``.
         show: Called with the table of bars after a commit.
         stopping: Ends what takes long; what is half done is done again in the next life.
     """
@@ -61,15 +50,15 @@ class BarsKeeper:
         self,
         ticks: LakeTable,
         bars: LakeTable,
-        lake: Lake,
         disk: Disk,
+        make: Callable[[BarsTask, threading.Event], list[WrittenFile]],
         show: Callable[[LakeTable], None],
         stopping: threading.Event,
     ) -> None:
         self._ticks = ticks
         self._bars = bars
-        self._lake = lake
         self._disk = disk
+        self._make = make
         self._show = show
         self._stopping = stopping
         self._in_doubt = False
@@ -108,77 +97,47 @@ class BarsKeeper:
         self._in_doubt = False
 
     def _follow(self, record: PartRecord) -> None:
-        removed: list[LakeFile] = []
-        added: list[WrittenFile] = []
-        for month, spans in _touched(record.files).items():
-            old = self._kept(month)
-            removed += old
-            added += self._written(month, self._rows(month, old, spans), record.part)
-        transactions = {TICKS_PART: record.part}
-        self._bars.replace(removed, added, transactions=transactions)
+        task = self._task(record)
+        here = task.rows <= HERE_ROWS_MAX
+        added = make_bars(task, self._disk) if here else self._make(task, self._stopping)
+        removed = [file for month in task.months for file in month.kept]
+        self._bars.replace(removed, added, transactions={TICKS_PART: record.part})
         self._show(self._bars)
 
-    def _written(self, month: _Month, rows: pa.Table, part: int) -> Iterator[WrittenFile]:
-        for source in sorted(rows["source"].unique().to_pylist()):
-            name = FileName(FileKind.BARS, 0, part, secrets.token_hex(_TOKEN_BYTES))
-            own = rows.filter(pc.equal(rows["source"], source))
-            yield write_file(self._bars.root, BARS, *month, own, name, self._disk)
+    def _task(self, record: PartRecord) -> BarsTask:
+        return BarsTask(
+            lake=str(self._bars.root.parent),
+            part=record.part,
+            token=secrets.token_hex(_TOKEN_BYTES),
+            months=tuple(
+                MonthTask(*month, spans, self._ticks_of(month[0], spans), self._kept(month))
+                for month, spans in _touched(record.files).items()
+            ),
+        )
 
-    def _kept(self, month: _Month) -> list[LakeFile]:
+    def _ticks_of(self, symbol: str, spans: Sequence[Interval]) -> tuple[LakeFile, ...]:
+        files = (file for span in spans for file in self._ticks.index.of(symbol, *span))
+        return tuple(dict.fromkeys(files))
+
+    def _kept(self, month: _Month) -> tuple[LakeFile, ...]:
         symbol, date = month
         files = self._bars.index.of_symbol(symbol)
-        return [file for file in files if file.kind is FileKind.BARS and file.date == date]
-
-    def _rows(
-        self, month: _Month, old: Sequence[LakeFile], spans: Sequence[tuple[int, int]]
-    ) -> pa.Table:
-        """Return all bars of a month, those of some spans computed anew."""
-        batches = [
-            batch.filter(pa.array(_outside(instants_of(batch), spans)))
-            for batch in self._known(month[0], old)
-        ]
-        for span in spans:
-            batches += self._computed(month[0], *span)
-        return pa.Table.from_batches(batches, BARS.wire_schema).unify_dictionaries()
-
-    def _known(self, symbol: str, files: Sequence[LakeFile]) -> Iterator[pa.RecordBatch]:
-        view = self._lake.view(BARS, FileIndex(self._bars.index.version, files))
-        streams = view.streams(symbol, [Span(0, INSTANT_MAX, None)])
-        return merged_streams(streams, BARS, tuple(BARS.schema.names))
-
-    def _computed(self, symbol: str, start: int, end: int) -> Iterator[pa.RecordBatch]:
-        """Yield the bars of a span, computed out of all of its ticks in the lake."""
-        codec = BarCodec(ALL_SOURCES)
-        view = self._lake.view(TICKS, self._ticks.index)
-        streams = view.streams(symbol, [Span(start, end, None)])
-        batches = merged_streams(streams, TICKS, TICK_COLUMNS)
-        for bars in short_bars(batches, codec, MINUTE):
-            if self._stopping.is_set():
-                raise StoreClosedError("the server is shutting down")
-            yield codec.batch(bars, KEPT)
+        return tuple(file for file in files if file.kind is FileKind.BARS and file.date == date)
 
 
-def _touched(files: Iterable[WrittenFile]) -> dict[_Month, list[tuple[int, int]]]:
+def _touched(files: Iterable[WrittenFile]) -> dict[_Month, tuple[Interval, ...]]:
     """Return the spans of time that files reach over, in whole minutes, that don't overlap."""
-    found: defaultdict[_Month, list[tuple[int, int]]] = defaultdict(list)
+    found: defaultdict[_Month, list[Interval]] = defaultdict(list)
     for file in files:
         path = FilePath.parse(file.path)
         start = file.first // MINUTE * MINUTE
         end = (file.last // MINUTE + 1) * MINUTE
         found[path.symbol or "", path.date[: len("2026-11")]].append((start, end))
-    return {month: _united(spans) for month, spans in sorted(found.items())}
+    return {month: tuple(_united(spans)) for month, spans in sorted(found.items())}
 
 
-def _outside(instants: Integers, spans: Sequence[tuple[int, int]]) -> Mask:
-    """Return which instants lie in none of some spans, of at least one."""
-    starts, ends = np.array(spans).T
-    before = np.searchsorted(starts, instants, side="right") - 1
-    outside: Mask = (before < 0) | (instants >= ends[before])
-    return outside
-
-
-def _united(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    united: list[tuple[int, int]] = []
+def _united(spans: Iterable[Interval]) -> list[Interval]:
+    united: list[Interval] = []
     for start, end in sorted(spans):
         if united and start <= united[-1][1]:
             united[-1] = united[-1][0], max(end, united[-1][1])

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from storage.errors import LakeError, LakeFullError, StoreClosedError
+from storage.bars_making import BarsTask
+from storage.errors import LakeCorruptError, LakeError, LakeFullError, StoreClosedError
 from storage.lake.compaction import JoinTask
 from storage.lake.scrub import FileReport, ScrubTask
 from storage.lake.writer import WrittenFile
@@ -18,9 +20,12 @@ ROLL_OVER: Final = "rollover"
 """Key of a task in what the child reads; there is one a process."""
 JOIN: Final = "join"
 SCRUB: Final = "scrub"
+MAKE_BARS: Final = "bars"
 DONE: Final = "done"
-"""Key of the child's answer; so are ``full`` and ``failed``, with a message."""
+"""Key of the child's answer; so are ``full`` and ``failed`` with a message, and ``corrupt`` with
+the path of a file and what is wrong with it."""
 FULL: Final = "full"
+CORRUPT: Final = "corrupt"
 FAILED: Final = "failed"
 STOP_POLL_SECONDS: Final = 0.2
 STDERR_CHARACTERS_MAX: Final = 500
@@ -38,6 +43,7 @@ def roll_over(task: RolloverTask, stop: threading.Event) -> RolloverResult:
 
     Raises:
         LakeFullError: There is no room.
+        LakeCorruptError: A file is not what was written.
         LakeError: It failed; the message says how.
         StoreClosedError: ``stop`` was set.
     """
@@ -53,6 +59,12 @@ def scrub(tasks: Sequence[ScrubTask], stop: threading.Event) -> list[FileReport]
     """Have some files of the lake compared with what was committed; see ``roll_over``."""
     reports = _run(SCRUB, [task.to_json() for task in tasks], stop)
     return [FileReport.from_json(report) for report in reports]
+
+
+def make_bars(task: BarsTask, stop: threading.Event) -> list[WrittenFile]:
+    """Have bars of some months made of the ticks of the lake; see ``roll_over``."""
+    files = _run(MAKE_BARS, json.loads(task.to_json()), stop)
+    return [WrittenFile.from_json(file) for file in files]
 
 
 def _run(kind: str, task: Any, stop: threading.Event) -> Any:  # noqa: ANN401 - JSON
@@ -73,6 +85,9 @@ def _run(kind: str, task: Any, stop: threading.Event) -> Any:  # noqa: ANN401 - 
         raise LakeError(f"the process that writes the lake died: {detail}") from error
     if outcome == DONE:
         return content
+    if outcome == CORRUPT:
+        path, detail = content
+        raise LakeCorruptError(Path(path), detail)
     raise LakeFullError(content) if outcome == FULL else LakeError(content)
 
 

@@ -127,6 +127,7 @@ class LakeCorruptError(LakeError):
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
         self.path = path
+        self.detail = detail
 
 
 @final

@@ -18,7 +18,17 @@ from typing import Final
 import numpy as np
 
 from storage.arrow_alone import forgo_pandas
-from storage.child_process import DONE, FAILED, FULL, JOIN, ROLL_OVER, SCRUB
+from storage.bars_making import BarsTask, make_bars
+from storage.child_process import (
+    CORRUPT,
+    DONE,
+    FAILED,
+    FULL,
+    JOIN,
+    MAKE_BARS,
+    ROLL_OVER,
+    SCRUB,
+)
 from storage.errors import LakeCorruptError, LakeError, LakeFullError, StorageError
 from storage.lake import layout
 from storage.lake.compaction import JoinTask, join
@@ -188,6 +198,9 @@ def _answer(text: str) -> str:
     if kind == SCRUB:
         tasks = map(ScrubTask.from_json, content)
         return json.dumps([report.to_json() for each in tasks for report in scrub(each)])
+    if kind == MAKE_BARS:
+        written = make_bars(BarsTask.from_json(task), SystemDisk())
+        return json.dumps([file.to_json() for file in written])
     raise LakeError(f"a child process knows no task {kind!r}")
 
 
@@ -198,6 +211,9 @@ def main() -> int:
     os.nice(NICENESS)
     try:
         done = _answer(sys.stdin.read())
+    except LakeCorruptError as error:
+        sys.stdout.write(f"{json.dumps({CORRUPT: (str(error.path), error.detail)})}\n")
+        return 1
     except StorageError as error:
         kind = FULL if isinstance(error, LakeFullError) else FAILED
         sys.stdout.write(f"{json.dumps({kind: str(error)})}\n")

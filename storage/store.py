@@ -17,7 +17,7 @@ from storage.bars_keeper import BarsKeeper
 from storage.batched import BatchedStore
 from storage.batched_view import BatchedView
 from storage.bulk import BulkConfig, BulkLoader, BulkStream
-from storage.child_process import join, roll_over, scrub
+from storage.child_process import join, make_bars, roll_over, scrub
 from storage.columnar import ColumnarStore
 from storage.columnar_state import ColumnarState
 from storage.columnar_view import ColumnarView
@@ -324,7 +324,7 @@ class Store:
     def _keep_bars(self, memory: HotMemory, disk: Disk) -> None:
         """Have bars follow the ticks of the lake, before these leave memory."""
         ticks, bars = self.tables[TICKS.name], self.tables[BARS.name]
-        keeper = BarsKeeper(ticks, bars, self._lake, disk, memory.show, self._stopping)
+        keeper = BarsKeeper(ticks, bars, disk, make_bars, memory.show, self._stopping)
 
         def follow(dataset: str = TICKS.name, files: Sequence[WrittenFile] = ()) -> None:
             # Bars that are behind cost time and nothing else: ticks stand in for them. So a file

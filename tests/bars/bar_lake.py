@@ -11,11 +11,11 @@ import polars as pl
 import pyarrow as pa
 
 from storage.bars_keeper import BarsKeeper
+from storage.child_process import make_bars
 from storage.lake import layout
 from storage.lake.files import FileKind
 from storage.lake.layout import FileName
 from storage.lake.table import LakeTable
-from storage.lake.view import Lake
 from storage.lake.writer import WrittenFile, write_file
 from storage.ports import Disk, SystemDisk
 from storage.schemas import BARS, TICKS
@@ -49,8 +49,9 @@ class BarLake:
         self.bars = LakeTable(layout.table_root(self.root, BARS), BARS, self.disk)
         for table in (self.ticks, self.bars):
             table.refresh()
-        lake, stopping = Lake(self.root), threading.Event()
-        self.keeper = BarsKeeper(self.ticks, self.bars, lake, self.disk, self._show, stopping)
+        self.keeper = BarsKeeper(
+            self.ticks, self.bars, self.disk, make_bars, self._show, threading.Event()
+        )
 
     def _show(self, table: LakeTable) -> None:
         self.shown.append(table.index.version)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import LakeError
+from storage import bars_keeper
+from storage.errors import LakeCorruptError, LakeError
 from storage.lake.files import FileKind
 from storage.lake.table import TICKS_PART
 from storage.schemas import Flag, Kind
@@ -138,6 +139,33 @@ def test_what_is_done_is_not_done_again(lake: BarLake) -> None:
     lake.keeper.catch_up()
     assert lake.bars.index.version == version
     assert lake.shown == [version]
+
+
+def test_bars_of_many_ticks_are_made_by_a_process_of_their_own(
+    lake: BarLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars_keeper, "HERE_ROWS_MAX", 0)
+    monkeypatch.setattr(bars_keeper, "make_bars", None)
+    told = [tick(0), tick(30, symbol="B", sequence=2), tick(90, sequence=3)]
+    lake.commit(told)
+    lake.keeper.catch_up()
+    told.append(replace(told[0], kind=Kind.CANCEL))
+    lake.commit(told[-1:])
+    lake.keeper.catch_up()
+    assert lake.kept() == model(told)
+    assert lake.keeper.part == 2
+
+
+def test_such_a_process_tells_which_file_is_damaged(
+    lake: BarLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars_keeper, "HERE_ROWS_MAX", 0)
+    (file,) = lake.commit([tick(0)])
+    path = lake.ticks.root / file.path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(LakeCorruptError, match="lake verify") as raised:
+        lake.keeper.catch_up()
+    assert raised.value.path == path
 
 
 def test_whichever_call_of_the_disk_fails_the_next_attempt_mends_it(tmp_path: Path) -> None:

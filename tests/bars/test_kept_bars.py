@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import bars_keeper
+from storage import bars_making
 from storage import store as store_module
 from storage.bar_sessions import Grid, Session, parse_interval
 from storage.bars_view import BarsRequest, bars
@@ -314,7 +314,7 @@ def test_rows_stay_in_memory_until_their_bars_are_kept(
 
     house.put([tick(0)])
     with monkeypatch.context() as patch:
-        patch.setattr(bars_keeper, "write_file", full)
+        patch.setattr(bars_making, "write_file", full)
         with pytest.raises(LakeFullError):
             house.roll()
         house.lab.clock.instant += 2 * HOUR

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage import rollover
+from storage import bars_keeper, rollover
 from storage import store as store_module
-from storage.bars_keeper import BarsKeeper
 from storage.batched import BatchedState
 from storage.errors import LakeCorruptError, LakeError, LakeFullError
 from storage.journal_expiry import KEPT
@@ -218,7 +217,7 @@ class TestFailures:
             raise LakeCorruptError(store.lake_directory / "old.parquet", "a page is damaged")
 
         with monkeypatch.context() as broken:
-            broken.setattr(BarsKeeper, "_computed", damaged)
+            broken.setattr(bars_keeper, "make_bars", damaged)
             send(store, numbered(1, 2))
             lab.clock.instant += HOUR
             roll(store)
