@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from bench import soak
 from bench.bulk import loading, raw_range, restart
 from bench.burst import burst
+from bench.disturbance import Watch
 from bench.live import live
 from bench.measure import Measure
 from bench.measures import ingest, latest
@@ -45,14 +45,14 @@ def main() -> None:
     unknown = set(options.names) - set(SUITES)
     if unknown:
         parser.error(f"there is no {min(unknown)}; there are {', '.join(SUITES)}, or soak alone")
-    measures, load = [], os.getloadavg()[0]
+    measures, watch = [], Watch()
     for measure in _measured(options):
         print(json.dumps({**asdict(measure), "ratio": measure.ratio}), flush=True)
         measures.append(measure)
     print_table(measures)
     if options.write is not None:
         time.sleep(REST_SECONDS)
-        write_page(options.write, measures, _command(options), (load, os.getloadavg()[0]))
+        write_page(options.write, measures, _command(options), watch.seen())
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows", type=int, default=3_000_000, help="of range, import, restart and rollover"
     )
-    parser.add_argument("--ticks", type=int, default=100_000, help="a day, of year")
+    parser.add_argument(
+        "--ticks", type=int, default=100_000, help="a day, of year: a million is a busy future"
+    )
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--directory", type=Path, default=None, help="where the data goes")
     parser.add_argument("--write", type=Path, default=None, help="a page for the documentation")

@@ -11,10 +11,10 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from bench.disturbance import Disturbance
 from bench.measure import Measure
 from tickflightd.machine import memory_bytes
 
-Loads = tuple[float, float]
 COLUMNS = ("measured", "ours", "floor", "ours / floor", "details")
 PAGE = """\
 # Benchmarks
@@ -25,7 +25,8 @@ Written by `{command}` on {date}; run it again to see how your machine does.
 |---|---|
 | cores | {cores} |
 | memory | {memory:.0f} GiB |
-| load average before, and a minute after | {load} |
+| load average before, and a minute after | {before:.1f} and {after:.1f} |
+| processor time that the host gave to others | {stolen:.1%} |
 | kernel | {kernel} |
 | Python | {python} |
 | pyarrow | {pyarrow} |
@@ -41,8 +42,8 @@ figures say something about the machine; the ratio says something about tickflig
 (`ticks/s`) more is better, so a ratio below 1 is what safety costs; for times (`ms`) less is
 better, so it is a ratio above 1.
 
-Nothing else should be busy: a load near the number of cores before the run means that the figures
-are those of a disturbed machine, ratios included.
+Nothing else should be busy: a load near the number of cores before the run, or processors that the
+host has given to others, mean that the figures are those of a disturbed machine, ratios included.
 
 Clients run on the same machine and take their share of its cores: where there are few, producers
 compete with the server.
@@ -55,9 +56,17 @@ compete with the server.
   it is; the service validates, gives positions, journals and selects. `batches s` is what one
   subscriber was sent a second: of many, more wait for the next round and get larger batches.
 - **range**: the floor reads a zstd Parquet file of the same rows and streams it.
-- **year**: the floor reads one zstd Parquet file of the same rows and streams it; the service reads
-  a file a day, or a month of bars, and checks every page. `peak mib more` is what the server's
-  memory grew by while a year of ticks went out.
+- **year**: 252 sessions, no two alike: ticks come at random, most of them while New York trades,
+  the price walks at random on its grid, and each tick is received 1 to 50 ms later. A file a day,
+  as compaction leaves them. For bars and ranges the floor reads one zstd Parquet file of the same
+  rows and streams it; the service reads its own files and checks every page. `peak mib more` is
+  what the server's memory grew by while a year of ticks went out. Disk: the floor is a day as
+  `pq.write_table` writes it; `with dxfeed indices` is that day with sequences that hold its time.
+- **from anywhere**: spans of a thousand ticks at random instants, each asked for once before; the
+  floor is told which file to look into.
+- **DuckDB and Polars** read the files of the lake in a process of their own, without a network,
+  told which dates to look at (`read_parquet`, `scan_delta`): what the lake gives to those who go
+  past the service. A year of bars is one run of each.
 - **restart**: from the start of the command to `ready`; the floor is a start without any rows plus
   the time SQLite takes to hand out the same records. `lost` counts acknowledged rows that are not
   there: anything but 0 is a bug.
@@ -79,21 +88,23 @@ def print_table(measures: Sequence[Measure]) -> None:
     Console(file=sys.stderr).print(table)
 
 
-def write_page(path: Path, measures: Sequence[Measure], command: str, loads: Loads) -> None:
+def write_page(path: Path, measures: Sequence[Measure], command: str, seen: Disturbance) -> None:
     """Write the page; it names no host, no user and no place.
 
     Args:
         path: The page.
         measures: What was measured.
         command: What was typed.
-        loads: Load averages of a minute, before the run and a minute after it.
+        seen: What else the machine did.
     """
     rows = [COLUMNS, ("---", "---:", "---:", "---:", "---"), *map(_cells, measures)]
     page = PAGE.format(
         command=command,
         date=f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
         cores=os.cpu_count(),
-        load=" and ".join(f"{load:.1f}" for load in loads),
+        before=seen.load_before,
+        after=seen.load_after,
+        stolen=seen.stolen,
         memory=memory_bytes() / (1 << 30),
         kernel=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         python=platform.python_version(),
