@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from storage.bars_making import BarsTask
 from storage.errors import LakeCorruptError, LakeError, LakeFullError, StoreClosedError
@@ -95,13 +96,19 @@ def _communicate(
     child: "subprocess.Popen[str]", text: str, stop: threading.Event
 ) -> tuple[str, str]:
     """Hand the child its task and wait for its answer; kill it as soon as ``stop`` is set."""
-    task: str | None = text
+    # Not by communicate(): once that has run out of time, it never sends the rest of a task that is
+    # larger than a pipe.
+    threading.Thread(target=_tell, args=(child.stdin, text), daemon=True).start()
+    child.stdin = None
     while True:
-        try:
-            return child.communicate(task, STOP_POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            task = None  # was sent, or is kept for the next call
+        with suppress(subprocess.TimeoutExpired):
+            return child.communicate(timeout=STOP_POLL_SECONDS)
         if stop.is_set():
             child.kill()
             child.communicate()
             raise StoreClosedError("the server is shutting down")
+
+
+def _tell(stdin: IO[str], text: str) -> None:
+    with suppress(BrokenPipeError), stdin:  # how a child died, its last words say
+        stdin.write(text)

@@ -123,6 +123,15 @@ def test_a_child_finds_the_same(table: LakeTable) -> None:
     assert name in found(table)
 
 
+def test_a_task_larger_than_a_pipe_reaches_a_process_that_is_slow_to_start(
+    table: LakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "STOP_POLL_SECONDS", 0.001)
+    absent = tuple(f"{n:0100}" for n in range(2_000))
+    task = ScrubTask(str(table.root.parent), "ticks", absent)
+    assert child_process.scrub([task], threading.Event()) == list(scrub(task))
+
+
 class TestVerified:
     def test_what_was_found_survives_a_restart(self, tmp_path: Path) -> None:
         known = Verified(tmp_path, SystemDisk())
