@@ -3,7 +3,8 @@
 IngestError
 ├── ConfigurationError       the operator's: a setting can't work, and no retry will mend it
 ├── SourceError              the feed's: it failed; the runner starts it again
-│   └── SourceRefusedError   the operator's: the feed said no (credentials, entitlements)
+│   ├── SourceRefusedError   the operator's: the feed said no (credentials, entitlements)
+│   └── SourceSilentError    the feed's: connected, it seems, and nothing comes
 ├── MirrorError              Redis's: it is away, or does not take what is written
 ├── ImportFileError          the file's: it can't be read, or a value in it can't
 ├── BadValueError            the file's: a value is not what its column holds; raised as the above
@@ -36,6 +37,11 @@ class SourceRefusedError(SourceError):
 @final
 class MirrorError(IngestError):
     """Redis can't be reached, does not answer or refuses us; it is tried again."""
+
+
+@final
+class SourceSilentError(SourceError):
+    """A feed says nothing, not even that it lives; the connection may be gone without a word."""
 
 
 @final

@@ -82,8 +82,9 @@ class OutageLog:
 
     def begin(self, start: Mapping[str, int], reason: GapReason) -> list[Gap]:
         """Open a gap in each dataset of ``start``, at its instant, where none is open yet."""
+        margin = self.profile.clock_margin_us
         opened = [
-            self._gap(dataset, symbol, reason, start[dataset], None, GapState.OPEN)
+            self._gap(dataset, symbol, reason, start[dataset] - margin, None, GapState.OPEN)
             for dataset, symbol in self._lanes()
             if dataset in start and (dataset, symbol) not in self._lasting
         ]
@@ -93,19 +94,26 @@ class OutageLog:
     def end(self, now: int) -> list[Gap]:
         """Close what lasts: rows come again."""
         state = self._closed_state()
+        heard = now + self.profile.clock_margin_us
         closed = [
-            replace(gap, revision=gap.revision + 1, end=max(now, gap.start), state=state)
+            replace(gap, revision=gap.revision + 1, end=max(heard, gap.start), state=state)
             for gap in self._lasting.values()
         ]
         self._lasting.clear()
         return closed
 
-    def lost(self, dataset: str, symbols: Iterable[str | None], start: int, end: int) -> list[Gap]:
-        """Note rows from ``start`` to ``end`` that were heard and could not be kept."""
+    def lost(
+        self,
+        dataset: str,
+        symbols: Iterable[str | None],
+        start: int,
+        end: int,
+        *,
+        reason: GapReason = GapReason.OVERFLOW,
+    ) -> list[Gap]:
+        """Note rows from ``start`` to ``end`` that did not come, or that could not be kept."""
         state = self._closed_state()
-        return [
-            self._gap(dataset, symbol, GapReason.OVERFLOW, start, end, state) for symbol in symbols
-        ]
+        return [self._gap(dataset, symbol, reason, start, end, state) for symbol in symbols]
 
     def _lanes(self) -> Iterator[_Lane]:
         return product(self.profile.datasets, self.profile.symbols or (None,))

@@ -17,9 +17,16 @@ from random import SystemRandom
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
-from ingest.errors import ConfigurationError, IngestError, SourceError, SourceRefusedError
+from ingest.errors import (
+    ConfigurationError,
+    IngestError,
+    SourceError,
+    SourceRefusedError,
+    SourceSilentError,
+)
 from ingest.history import Past, read_past
 from ingest.outages import Gap, GapReason, Level, OutageLog, event_rows, gap_rows
 from ingest.ports import Clock, Service, SystemClock
@@ -70,11 +77,14 @@ class RunResult:
         state: ``STOPPED`` when asked to or out of rows, ``FAILED`` when no retry could help.
         restarts: How often it was started again.
         detail: One line on why it failed.
+        is_refusal: The feed, or a setting of it, has to be mended by somebody; a failure of the
+            service itself may pass with a new process.
     """
 
     state: RunState
     restarts: int
     detail: str | None = None
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +148,25 @@ class _Runner:
         """See ``SourceWriter.write``."""
         await self._writers.write(dataset, rows)
         await self._note_losses()
-        await self.alive()
+        # Not when they were written: what came in between may never have been heard.
+        await self.alive(_newest_receipt(rows))
 
-    async def alive(self) -> None:
+    async def alive(self, heard: int | None = None) -> None:
         """See ``SourceWriter.alive``."""
-        self._heard = self._clock.now()
+        now = self._clock.now()
+        self._heard = now if heard is None else heard
         if self._outages.lasting:
-            await self._record(self._outages.end(self._heard))
+            await self._record(self._outages.end(now))
+
+    async def missed(self, dataset: str, symbol: str, start: int, end: int) -> None:
+        """See ``SourceWriter.missed``."""
+        await self._record(
+            self._outages.lost(dataset, [symbol], start, end, reason=GapReason.SEQUENCE)
+        )
+
+    async def remark(self, detail: str) -> None:
+        """See ``SourceWriter.remark``."""
+        await self._announce(Level.WARNING, RunState.RUNNING, detail)
 
     async def flush(self) -> None:
         """See ``SourceWriter.flush``."""
@@ -159,10 +181,11 @@ class _Runner:
             if failure is None:
                 await self._announce(Level.INFO, RunState.STOPPED)
                 return RunResult(RunState.STOPPED, self._restarts)
-            await self._begin_outage()
+            await self._begin_outage(failure)
             if isinstance(failure, _PERMANENT):
-                await self._announce(Level.ERROR, RunState.FAILED, _describe(failure))
-                return RunResult(RunState.FAILED, self._restarts, _describe(failure))
+                detail, is_refusal = _describe(failure), isinstance(failure, IngestError)
+                await self._announce(Level.ERROR, RunState.FAILED, detail)
+                return RunResult(RunState.FAILED, self._restarts, detail, is_refusal)
             healthy = self._clock.monotonic() - started >= self._options.policy.healthy_seconds
             failures = 1 if healthy else failures + 1
             await self._wait_to_restart(failures, failure)
@@ -225,9 +248,11 @@ class _Runner:
             await self._pause(HISTORY_RETRY_SECONDS)
         return None
 
-    async def _begin_outage(self) -> None:
+    async def _begin_outage(self, failure: Exception) -> None:
+        silent = isinstance(failure, SourceSilentError)
         since = dict.fromkeys(self._profile.datasets, self._heard)
-        await self._record(self._outages.begin(since, GapReason.DISCONNECT))
+        reason = GapReason.SILENCE if silent else GapReason.DISCONNECT
+        await self._record(self._outages.begin(since, reason))
 
     async def _note_losses(self) -> None:
         for loss in self._writers.take_losses():
@@ -259,6 +284,11 @@ class _Runner:
             await self._writers.write(dataset, rows)
         except TickflightError:
             _log.exception("not written", dataset=dataset, rows=rows.num_rows)
+
+
+def _newest_receipt(rows: pa.RecordBatch | pa.Table) -> int | None:
+    newest = pc.max(rows["ts_recv"]).cast(pa.int64()).as_py() if rows.num_rows else None
+    return None if newest is None else int(newest)
 
 
 def _describe(failure: Exception) -> str:

@@ -27,12 +27,15 @@ class SourceProfile:
         datasets: What it writes; an outage is one in each of them.
         symbols: Whose rows it writes; empty when it can't know beforehand.
         continuity: What time without it means.
+        clock_margin_us: How far its clock may be from ours, its rows' way to us included: an
+            outage is told longer by this at both ends, because what was on its way is lost, too.
     """
 
     name: str
     datasets: tuple[str, ...]
     symbols: tuple[str, ...]
     continuity: Continuity
+    clock_margin_us: int = 0
 
 
 class SourceWriter(Protocol):
@@ -41,14 +44,24 @@ class SourceWriter(Protocol):
     async def write(self, dataset: str, rows: pa.RecordBatch | pa.Table) -> None:
         """Hand over rows in the order they shall have; waits while the service can't take more."""
 
-    async def alive(self) -> None:
+    async def alive(self, heard: int | None = None) -> None:
         """Say that the venue is heard although it has no rows: an outage is over, or none began.
 
-        Rows written say so too; a feed that may be quiet calls this on each heartbeat.
+        Rows written say so too, by their ``ts_recv``; a feed that may be quiet calls this on each
+        heartbeat.
+
+        Args:
+            heard: When, µs since 1970; now, if not given.
         """
 
     async def flush(self) -> None:
         """Wait until everything written is durable; a feed that has an end calls it there."""
+
+    async def missed(self, dataset: str, symbol: str, start: int, end: int) -> None:
+        """Say that rows of a symbol with ``start`` ≤ ``ts_event`` < ``end`` never came (µs)."""
+
+    async def remark(self, detail: str) -> None:
+        """Say something of the running feed that its operator should know."""
 
 
 class Source(Protocol):

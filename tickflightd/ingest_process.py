@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Collection
+from pathlib import Path
 from typing import Final
 
 import rich_click as click
@@ -12,7 +13,7 @@ import tickflight
 from ingest import errors as ingest_errors
 from ingest.demo import DemoSource
 from ingest.ports import SystemClock
-from ingest.runner import RunState, run_source
+from ingest.runner import RunOptions, RunState, run_source
 from ingest.source import Source
 from tickflight.errors import TickflightError
 from tickflightd import logs
@@ -54,6 +55,26 @@ def play(source: Source, settings: Settings) -> None:
         asyncio.run(_run(source, client))
 
 
+def follow(source: Source, settings: Settings, *, spool: Path) -> None:
+    """Run a live feed until SIGTERM or SIGINT.
+
+    It counts as ready at once: a market may be closed for days, and what is held can be read.
+
+    Args:
+        source: The feed.
+        settings: Where the service is.
+        spool: Directory for rows that the service can't take now: they come only once.
+
+    Raises:
+        ConfigurationError: The feed refuses what it was configured with.
+        ServiceError: There is no service, or it refused.
+        RoleFailedError: The source failed in a way no retry mends.
+    """
+    with connected(settings) as client:
+        click.echo(f"ready ingest={source.profile.name}")
+        asyncio.run(_run(source, client, spool))
+
+
 async def _feed(
     name: str, source: Source, client: tickflight.Client, symbols: Collection[str]
 ) -> None:
@@ -65,13 +86,14 @@ async def _feed(
         arrival.cancel()
 
 
-async def _run(source: Source, client: tickflight.Client) -> None:
+async def _run(source: Source, client: tickflight.Client, spool: Path | None = None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    result = await run_source(source, client, stop=stop)
+    result = await run_source(source, client, stop=stop, options=RunOptions(spool=spool))
     if result.state is RunState.FAILED:
-        raise RoleFailedError(f"{source.profile.name} can't go on: {result.detail}")
+        failed = ConfigurationError if result.is_refusal else RoleFailedError
+        raise failed(f"{source.profile.name} can't go on: {result.detail}")
     _log.info("stopped", restarts=result.restarts)
 
 

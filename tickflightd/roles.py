@@ -25,12 +25,14 @@ class Role:
         command: Its command line; never holds a secret, since everybody can list those.
         environment: All its environment variables; may hold secrets.
         stop_seconds: How long it may take to stop before it is killed.
+        final_codes: Exit codes after which it stays down: starting it again would not help.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     stop_seconds: float
+    final_codes: frozenset[int] = frozenset()
 
 
 class RoleProcess:

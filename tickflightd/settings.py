@@ -30,7 +30,6 @@ WITHOUT_EFFECT: Final = frozenset(
     for name in (
         "GEXBOT_BASE_URL",
         "GEXBOT_TICKERS",
-        "TT_REFRESH",
         "WEBHOOK_SECRET",
         "WEB_HOST",
         "WEB_PORT",
@@ -38,6 +37,7 @@ WITHOUT_EFFECT: Final = frozenset(
 )
 """Names of the design this version does nothing with: setting one is told, but no mistake."""
 
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 _RETENTION_MIN: Final = parse_duration("2d")
 """Longer than the journal keeps rows, which would bring back what was dropped."""
 _BYTES_MAX: Final = 1 << 60
@@ -109,6 +109,16 @@ def _redis(text: str) -> SecretStr:
     return SecretStr(text)
 
 
+def _api_url(text: str) -> str:
+    parts = urlsplit(text)
+    loopback = parts.hostname in _LOOPBACK
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise ValueError("write an https:// address: credentials are sent there")
+    if not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
+        raise ValueError("write scheme, host and port only, such as https://api.tastyworks.com")
+    return text
+
+
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 """Microseconds, written as ``1h``."""
 Memory = Annotated[int, BeforeValidator(_memory)]
@@ -122,6 +132,7 @@ RedisUrl = Annotated[SecretStr, BeforeValidator(_redis)]
 LakeUri = Annotated[Path, BeforeValidator(_lake)]
 Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_symbols)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+ApiUrl = Annotated[str, BeforeValidator(_api_url)]
 FlightUri = Annotated[str, BeforeValidator(_uri)]
 
 
@@ -161,6 +172,8 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = None
 
     tt_secret: SecretStr | None = None
+    tt_refresh: SecretStr | None = None
+    tt_api_url: ApiUrl | None = None
     gexbot_api_key: SecretStr | None = None
     sierra_dir: Path = Path("/mnt/c/SierraChart")
     sierra_symbols: Symbols = ()
@@ -169,11 +182,25 @@ class Settings(BaseSettings):
     def configured_sources(self) -> tuple[str, ...]:
         """Live sources the operator has given what they need, whether or not we can run them."""
         present = {
-            "tastytrade": self.tt_secret is not None,
+            "tastytrade": self.tt_secret is not None or self.tt_refresh is not None,
             "gexbot": self.gexbot_api_key is not None,
             "sierra": bool(self.sierra_symbols) and self.sierra_dir.is_dir(),
         }
         return tuple(name for name, ready in present.items() if ready)
+
+    def require_complete(self) -> None:
+        """Refuse a source that was given half of what it needs.
+
+        Raises:
+            ConfigurationError: One is; the message says what is missing.
+        """
+        if "tastytrade" in self.configured_sources:
+            for name in ("tt_secret", "tt_refresh"):
+                if getattr(self, name) is None:
+                    raise ConfigurationError(
+                        f"{PREFIX}{name.upper()} is missing: tastytrade needs both the client"
+                        " secret of an OAuth application and the refresh token of a grant"
+                    )
 
     @property
     def demo_enabled(self) -> bool:

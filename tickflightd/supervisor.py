@@ -3,6 +3,7 @@
 The life of one role:
 
     starting ──ready──▶ running ──ends──▶ waiting ──backoff──▶ starting …
+        │                     └──ends for good──▶ down, until the service itself is started again
         └──ends──▶ waiting, and after ``START_ATTEMPTS_MAX`` such ends the supervisor gives up:
                    what has never worked is no crash but a fault somebody must look at.
 """
@@ -172,6 +173,10 @@ class Supervisor:
             crashes += 1
             if not up.is_set():
                 _give_up(role, code, crashes)
+            if code in role.final_codes:
+                _log.error("role stays down: its own message says why", child=role.name)
+                await self._stop.wait()
+                return
             wait = self._backoff.seconds(crashes)
             _log.error("role ended, restarting", child=role.name, code=code, wait=round(wait, 2))
             self._on_end(RoleEnd(role.name, code, wait))

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +20,7 @@ from tickflightd.access import OWN_EXTENSION_SECONDS, READING, OwnKeys, key_stor
 from tickflightd.connection import connected
 from tickflightd.diary import Diary
 from tickflightd.directory import LocalAccess
-from tickflightd.errors import AddressInUseError, RoleFailedError
+from tickflightd.errors import EXIT_USAGE, AddressInUseError, RoleFailedError
 from tickflightd.processes import role_command
 from tickflightd.roles import Role
 from tickflightd.settings import Settings, child_environment
@@ -35,6 +36,8 @@ MIRROR_STOP_SECONDS: Final = 0.75
 """It has nothing to save: what it did not write it writes after its next start."""
 REPEAT_SECONDS: Final = 0.3
 """A second interrupt sooner than this is the same key press, passed on by a wrapping program."""
+RUNNABLE: Final = frozenset({"tastytrade"})
+"""Live sources this version has."""
 _log = structlog.get_logger(__name__)
 
 
@@ -48,6 +51,7 @@ def up(settings: Settings) -> None:
         RoleFailedError: A role never came up, or the stop was forced.
     """
     logs.configure("up", level=settings.log_level, secrets=settings.secrets)
+    settings.require_complete()
     _tell_what_is_missing(settings)
     certificate = tls.server_certificate(settings)
     if certificate is None:
@@ -71,7 +75,10 @@ def up(settings: Settings) -> None:
 def _tell_what_is_missing(settings: Settings) -> None:
     """Say which configured sources do not run: silence would look like a source without data."""
     for source in settings.configured_sources:
-        _log.warning("source is configured, but this version can't connect to it", source=source)
+        if source not in RUNNABLE:
+            _log.warning("source is configured, but this version can't connect", source=source)
+        elif settings.demo_enabled:
+            _log.warning("source is configured, but waits while the demo is on", source=source)
 
 
 def claim_address(settings: Settings) -> str:
@@ -137,16 +144,28 @@ class _Service:
         roles = [
             Role("flight", role_command("flight"), child_environment(flight), FLIGHT_STOP_SECONDS)
         ]
-        if self._settings.demo_enabled:
-            key = self._keys.mint("ingest.demo", (Scope.WRITE, *READING)).key
-            demo = child_environment({**shared, "API_KEY": key})
-            command = role_command("ingest", "demo")
-            roles.append(Role("ingest demo", command, demo, INGEST_STOP_SECONDS))
+        roles += [self._ingest(source, shared) for source in self._sources()]
         if self._settings.redis_url is not None:
             key = self._keys.mint("mirror", (Scope.WRITE, Scope.READ_REALTIME)).key
             mirror = child_environment({**shared, "API_KEY": key})
             roles.append(Role("mirror", role_command("mirror"), mirror, MIRROR_STOP_SECONDS))
         return roles
+
+    def _sources(self) -> list[str]:
+        """What feeds the service: real rows never go where synthetic ones are."""
+        if self._settings.demo_enabled:
+            return ["demo"]
+        return [name for name in self._settings.configured_sources if name in RUNNABLE]
+
+    def _ingest(self, source: str, shared: Mapping[str, str]) -> Role:
+        key = self._keys.mint(f"ingest.{source}", (Scope.WRITE, *READING)).key
+        return Role(
+            f"ingest {source}",
+            role_command("ingest", source),
+            child_environment({**shared, "API_KEY": key}),
+            INGEST_STOP_SECONDS,
+            frozenset({EXIT_USAGE}),
+        )
 
     def _announce(self) -> None:
         lines = [ready_line(self._uri)]

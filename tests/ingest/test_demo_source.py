@@ -35,11 +35,17 @@ class Keeper:
         elif len(self.ticks) >= self.last:
             raise EnoughError
 
-    async def alive(self) -> None:
+    async def alive(self, heard: int | None = None) -> None:
         pass
 
     async def flush(self) -> None:
         pass
+
+    async def missed(self, dataset: str, symbol: str, start: int, end: int) -> None:
+        raise AssertionError((dataset, symbol, start, end))
+
+    async def remark(self, detail: str) -> None:
+        raise AssertionError(detail)
 
     @property
     def sequences(self) -> np.ndarray:

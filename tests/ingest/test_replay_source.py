@@ -48,7 +48,13 @@ class Recorder:
         self.written.append(rows)
         self.at.append(self.clock.monotonic())
 
-    async def alive(self) -> None:
+    async def missed(self, dataset: str, symbol: str, start: int, end: int) -> None:
+        raise AssertionError((dataset, symbol, start, end))
+
+    async def remark(self, detail: str) -> None:
+        raise AssertionError(detail)
+
+    async def alive(self, heard: int | None = None) -> None:
         pass
 
     async def flush(self) -> None:

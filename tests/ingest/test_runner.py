@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ingest.errors import ConfigurationError, SourceError, SourceRefusedError
+from ingest.errors import ConfigurationError, IngestError, SourceError, SourceRefusedError
 from ingest.outages import Gap, GapReason, GapState, gap_rows
 from ingest.restart import RestartPolicy
 from ingest.runner import HISTORY_PATIENCE_SECONDS, RunOptions, RunResult, RunState, run_source
@@ -115,7 +115,8 @@ def test_what_no_retry_can_mend_stops_the_source_with_one_line(
     service: Any, clock: Any, error: Exception
 ) -> None:
     source = Script([fail(error)])
-    assert run(source, service, clock) == RunResult(RunState.FAILED, 0, str(error))
+    is_refusal = isinstance(error, IngestError)
+    assert run(source, service, clock) == RunResult(RunState.FAILED, 0, str(error), is_refusal)
     assert source.runs == 1
     assert events(service)[-1] == ("error", "failed")
     assert service.rows("service_events")[-1]["detail"] == str(error)

@@ -66,6 +66,8 @@ def test_memory_is_a_share_of_the_machine_by_default() -> None:
         ("SYMBOLS", "mnq", "MNQ,SPY"),
         ("SYMBOLS", ",", "at least one"),
         ("LOG_LEVEL", "loud", "debug, info, warning or error"),
+        ("TT_API_URL", "http://api.example.com", "https://"),
+        ("TT_API_URL", "https://api.example.com/v2", "scheme, host and port only"),
         ("FLIGHT_URI", "127.0.0.1:8815", "grpc://127.0.0.1:8815"),
         ("FLIGHT_URI", "grpc://127.0.0.1", "grpc://127.0.0.1:8815"),
         ("FLIGHT_URI", "grpc://127.0.0.1:8815/path", "scheme, host and port only"),
@@ -153,7 +155,7 @@ class TestDemo:
     def test_it_runs_when_nothing_is_configured(self) -> None:
         assert settings.load().demo_enabled
 
-    @pytest.mark.parametrize("name", ["TT_SECRET", "GEXBOT_API_KEY"])
+    @pytest.mark.parametrize("name", ["TT_SECRET", "TT_REFRESH", "GEXBOT_API_KEY"])
     def test_a_configured_source_turns_it_off(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

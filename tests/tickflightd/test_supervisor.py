@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,22 @@ def test_the_backoff_grows_is_jittered_and_never_passes_its_limit(crashes: int) 
     waits = {backoff.seconds(crashes) for _ in range(20)}
     assert all(full / 2 <= wait <= full for wait in waits)
     assert len(waits) > 1
+
+
+def test_a_role_that_ends_for_good_stays_down_and_the_others_run(tmp_path: Path) -> None:
+    marker = tmp_path / "runs"
+    refused = (
+        "import sys; open(sys.argv[1], 'a').write('x'); print('ready it=up', flush=True);"
+        " import time; time.sleep(0.2); sys.exit(2)"
+    )
+    final = replace(role("feed", refused, str(marker)), final_codes=frozenset({2}))
+    roles = [role("flight", OBEDIENT, str(tmp_path / "diary"), "flight"), final]
+
+    async def wait_for_the_end(supervisor: Supervisor) -> None:
+        await until(lambda: list(pids(supervisor)) == ["flight"])
+        await asyncio.sleep(10 * FAST.longest_seconds)
+        assert marker.read_text() == "x"
+        assert list(pids(supervisor)) == ["flight"]
+        supervisor.stop()
+
+    run(supervised(roles, wait_for_the_end))

@@ -294,9 +294,9 @@ class TestWithoutASource:
                 assert client.symbols() == ()
 
     def test_a_source_this_version_lacks_is_told(self, tmp_path: Path) -> None:
-        with RunningService(tmp_path, TT_SECRET="hunter2hunter2") as service:
+        with RunningService(tmp_path, GEXBOT_API_KEY="hunter2hunter2") as service:
             assert list(service.roles()) == ["flight"]
-            assert "tastytrade" in service.log
+            assert "gexbot" in service.log
             assert "hunter2" not in service.log
 
 

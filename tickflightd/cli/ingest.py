@@ -24,6 +24,19 @@ def demo(supervisor: int | None) -> None:
 
 
 @ingest.command()
+@supervised
+def tastytrade(supervisor: int | None) -> None:
+    """Follow the feed of the tastytrade account of TICKFLIGHT_TT_SECRET and TICKFLIGHT_TT_REFRESH.
+
+    Futures in TICKFLIGHT_SYMBOLS are followed by their front month.
+    """
+    settings = role_settings(supervisor)
+    from tickflightd import tastytrade_process
+
+    tastytrade_process.run(settings)
+
+
+@ingest.command()
 @about_ticks
 @click.option(
     "--speed",
