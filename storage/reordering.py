@@ -8,10 +8,10 @@ go to a temporary file, so that a day that was received a week late costs disk a
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import IO, Final, final
 
 import numpy as np
 import pyarrow as pa
@@ -135,7 +135,7 @@ class Reordering:
 
     def __init__(self, spill: Spill) -> None:
         self._spill = spill
-        self._files = ExitStack()
+        self._files: set[IO[bytes]] = set()
         self._in_memory: list[_Run] = []
         self._on_disk: list[_Run] = []
         self._ordinal = 0
@@ -163,7 +163,8 @@ class Reordering:
 
     def close(self) -> None:
         """Forget the rows that wait."""
-        self._files.close()
+        for file in self._files:
+            file.close()
 
     def _leaving(self, bound: _Key) -> Iterator[Received]:
         while True:
@@ -198,9 +199,8 @@ class Reordering:
                 " or fewer symbols, or for the range, which is in order of ts_event"
             )
         with _naming_the_disk():
-            file = self._files.enter_context(
-                tempfile.TemporaryFile(dir=self._spill.directory)  # noqa: SIM115 - closed with us
-            )
+            file = tempfile.TemporaryFile(dir=self._spill.directory)  # noqa: SIM115 - see below
+            self._files.add(file)
             rows_a_chunk = max(1, len(chunk) * CHUNK_BYTES // size)
             table = _with_keys(chunk)
             options = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -209,8 +209,16 @@ class Reordering:
             ) as sink:
                 sink.write_table(table, max_chunksize=rows_a_chunk)
             file.seek(0)
-            reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"))
-        return (_without_keys(reader.get_batch(at)) for at in range(reader.num_record_batches))
+        return self._read_back(file, size)
+
+    def _read_back(self, file: IO[bytes], size: int) -> Iterator[_Chunk]:
+        """Yield what was written to a file, which makes room once all of it was read."""
+        with pa.ipc.open_file(pa.PythonFile(file, mode="r")) as reader:
+            for at in range(reader.num_record_batches):
+                yield _without_keys(reader.get_batch(at))
+        self._files.remove(file)
+        file.close()
+        self._spilled_bytes -= size
 
 
 def _in_order(chunks: Sequence[_Chunk]) -> _Chunk:

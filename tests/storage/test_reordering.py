@@ -109,6 +109,23 @@ def test_more_than_the_limit_waits_nowhere(spill: Spill, monkeypatch: pytest.Mon
         list(reordered(spill, [[9] * 1_000] * 100 + [[1]]))
 
 
+def test_what_has_left_the_disk_makes_room_for_more(
+    spill: Spill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reordering, "HELD_BYTES_MAX", 1_000)
+    monkeypatch.setattr(reordering, "SPILLED_BYTES_MAX", 200_000)
+    # Each part is late by one part: far more goes through the disk than may be there at once.
+    parts = [[10 * at + 9] * 1_000 for at in range(50)]
+    waiting = Reordering(spill)
+    left = 0
+    for at, part in enumerate(parts):
+        for block in waiting.add(rows(at * 1_000, 1_000), np.array(part), 10 * at):
+            left += len(block.receipts)
+    assert left == 49_000
+    assert len(waiting._files) <= 2
+    waiting.close()
+
+
 def test_the_disk_that_the_journal_needs_is_left_to_it(
     spill: Spill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
