@@ -10,7 +10,7 @@ import argparse
 from contextlib import suppress
 
 import tickflight
-from examples.momentum import COLUMNS, run
+from examples.momentum import COLUMNS, DEVIATIONS, Momentum, run
 
 
 def main() -> None:
@@ -18,13 +18,16 @@ def main() -> None:
     parser.add_argument("symbol")
     parser.add_argument("--start", default="-1m", help="ISO 8601, or how long ago (-1m)")
     parser.add_argument("--end", help="likewise; without one it goes on for ever")
+    parser.add_argument(
+        "--deviations", type=float, default=DEVIATIONS, help=f"how far is far ({DEVIATIONS})"
+    )
     options = parser.parse_args()
     with (
         suppress(KeyboardInterrupt),
         tickflight.connect() as tf,
         tf.live(options.symbol, start=options.start, end=options.end, columns=COLUMNS) as stream,
     ):
-        run(stream, options.symbol)
+        run(stream, Momentum(options.symbol, options.deviations))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ class Signal:
 
 
 class Momentum:
-    """The model, for one symbol."""
+    """The model, for one symbol; it speaks from so many standard deviations on."""
 
-    def __init__(self, symbol: str) -> None:
+    def __init__(self, symbol: str, deviations: float = DEVIATIONS) -> None:
         self._symbol = symbol
+        self._deviations = deviations
         self._window = RollingWindow(seconds=WINDOW_SECONDS)
         self._second = 0
 
@@ -62,7 +63,7 @@ class Momentum:
             return
         deviations = (price[-1].as_py() - pc.mean(price).as_py()) / spread
         flow = pc.sum(pc.multiply(size, rows["side"])).as_py() / pc.sum(size).as_py()
-        if abs(deviations) >= DEVIATIONS and deviations * flow > 0:
+        if abs(deviations) >= self._deviations and deviations * flow > 0:
             side = "buy" if deviations > 0 else "sell"
             yield Signal(self._second, self._symbol, side, deviations, flow)
 
@@ -77,9 +78,8 @@ def by_second(rows: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
             start = at
 
 
-def run(stream: Iterable[pa.RecordBatch], symbol: str) -> None:
+def run(stream: Iterable[pa.RecordBatch], model: Momentum) -> None:
     """Feed a model from any stream of batches, and print what it says."""
-    model = Momentum(symbol)
     for rows in stream:
         for signal in model.add(rows):
             print(signal, flush=True)

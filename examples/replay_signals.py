@@ -10,7 +10,7 @@ import argparse
 from contextlib import suppress
 
 import tickflight
-from examples.momentum import COLUMNS, run
+from examples.momentum import COLUMNS, DEVIATIONS, Momentum, run
 
 
 def main() -> None:
@@ -19,6 +19,9 @@ def main() -> None:
     parser.add_argument("--start", default="-15m", help="ISO 8601, or how long ago (-15m)")
     parser.add_argument("--end", default="now", help="likewise (now)")
     parser.add_argument("--speed", type=float, default=60.0, help="so many times as fast (60)")
+    parser.add_argument(
+        "--deviations", type=float, default=DEVIATIONS, help=f"how far is far ({DEVIATIONS})"
+    )
     options = parser.parse_args()
     with (
         suppress(KeyboardInterrupt),
@@ -31,7 +34,7 @@ def main() -> None:
             speed=options.speed,
         ) as stream,
     ):
-        run(stream, options.symbol)
+        run(stream, Momentum(options.symbol, options.deviations))
 
 
 if __name__ == "__main__":
