@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     args = parser.parse_args()
     options = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer " + input().encode())])
+    pa.array([0]).to_numpy()  # imports pandas the first time, which takes a second
     client = flight.connect(args.uri)
     ticket = flight.Ticket(b'{"op": "live", "dataset": "ticks"}')
     subscribers = [Subscriber(client.do_get(ticket, options)) for _ in range(args.count)]

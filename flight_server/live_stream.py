@@ -6,6 +6,7 @@ nothing holds nothing but that thread and its position.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
@@ -150,17 +151,17 @@ class LiveStream:
     def _late(self, history: LiveHistory) -> Iterator[Message]:
         """Send what came since the client was cut off, and belongs before what he has."""
         wanted = Wanted(self._plan.dataset.name, history.names, self._plan.symbols)
-        cursor = self._arrivals.cursor(wanted, self._plan.position)
-        yield from self._until_durable(history, cursor.position)
-        while cursor.position < history.position:
-            block = cursor.read(history.position)
-            if block is None:
-                cursor.wait(LOOK_SECONDS)
-                self._look()
-                continue
-            rows = self._projected(history.late(block.within(self._plan.since, self._plan.until)))
-            if rows.num_rows or self._is_silent:
-                yield self._past_message(rows, cursor.position, history.passed)
+        with closing(self._arrivals.cursor(wanted, self._plan.position)) as cursor:
+            yield from self._until_durable(history, cursor.position)
+            while cursor.position < history.position:
+                block = cursor.read(history.position)
+                if block is None:
+                    cursor.wait(LOOK_SECONDS)
+                    self._look()
+                    continue
+                rows = history.late(block.within(self._plan.since, self._plan.until))
+                if rows.num_rows or self._is_silent:
+                    yield self._past_message(self._projected(rows), cursor.position, history.passed)
 
     def _past(self, history: LiveHistory) -> Iterator[Message]:
         """Send the history, once nothing of it can be taken back by a crash."""
@@ -173,7 +174,11 @@ class LiveStream:
         """Send what arrives."""
         plan = self._plan
         wanted = Wanted(plan.dataset.name, tuple(plan.schema.names), plan.symbols)
-        cursor = self._arrivals.cursor(wanted, position)
+        with closing(self._arrivals.cursor(wanted, position)) as cursor:
+            yield from self._followed(cursor)
+
+    def _followed(self, cursor: Cursor) -> Iterator[Message]:
+        plan = self._plan
         is_told = False  # that all was sent
         while not self._is_over(cursor):
             yield from self._notices(cursor.position)

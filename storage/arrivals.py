@@ -184,6 +184,10 @@ class Cursor:
         self._waiter.position = self.position
         self._herald.wait(self._waiter, seconds)
 
+    def close(self) -> None:
+        """Read no more."""
+        self._herald.leave(self._waiter)
+
     def _next(self, until: int | None) -> Block | None:
         if self._journal is None:
             stop = self._herald.horizon(self._feed.wanted.dataset)

@@ -1,10 +1,11 @@
 """Waking readers when rows have come, without anybody who appends waiting for them.
 
 The appender only rings a bell, and only while somebody waits. A thread of our own then announces
-how far each dataset has grown, in *rounds* that keep apart, and rings the readers one after the
-other: each rings the next one as it wakes. Two hundred threads that woke at once would spend their
-time fighting for the interpreter, and the appender's with it. As all readers see the same announced
-ends, those who want the same rows read the same blocks.
+how far each dataset has grown, in *rounds*: readers are rung a few at a time, the next one when one
+is back from sending. Two hundred threads that woke at once would spend their time fighting for the
+interpreter, and the appender's with it. Between two rounds is a third of the time that the last one
+took, so that readers never take all there is: the more they are, the larger their blocks. As all
+see the same announced ends, those who want the same rows read the same blocks.
 """
 
 import threading
@@ -15,12 +16,14 @@ from typing import Final, final
 from storage.ports import Clock
 from storage.schemas import GAPS
 
-ROUND_SECONDS_MIN: Final = 0.001
-"""Least time between rounds: a wake costs more than the rows of a millisecond."""
-ROUND_SECONDS_PER_READER: Final = 0.000_1
-"""What is added for each reader: about what reading and sending a block costs."""
-ROUND_SECONDS_MAX: Final = 0.05
-"""Most time between rounds, however many wait."""
+READERS_AT_ONCE: Final = 4
+"""Readers that were rung and are not back: while some send, the next one reads."""
+BACK_SECONDS: Final = 0.002
+"""How long a reader may take before the next one is rung all the same: his client may be slow."""
+ROUND_PAUSE_SECONDS: Final = 0.001
+"""Least time between two rounds: a wake costs more than the rows of a millisecond."""
+PAUSE_RATIO: Final = 1 / 3
+"""And of what the last round took: time for those who append."""
 LOOK_SECONDS: Final = 0.5
 """How often the thread looks whether it should end."""
 
@@ -34,7 +37,7 @@ class Waiter:
         position: Position of the next row it wants.
     """
 
-    __slots__ = ("bell", "dataset", "is_due", "is_rung", "position")
+    __slots__ = ("bell", "dataset", "is_due", "position")
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
@@ -42,7 +45,6 @@ class Waiter:
         self.bell = threading.Lock()
         self.bell.acquire()
         self.is_due = False
-        self.is_rung = False
 
 
 @final
@@ -51,7 +53,7 @@ class Herald:
 
     Args:
         ends: Returns the position after the newest row of each dataset.
-        clock: Where pauses come from.
+        clock: Where time comes from.
     """
 
     def __init__(self, ends: Callable[[], Mapping[str, int]], clock: Clock) -> None:
@@ -59,10 +61,13 @@ class Herald:
         self._clock = clock
         self._horizons = ends()
         self._bell = threading.Event()
+        self._all_back = threading.Event()
+        self._all_back.set()
         self._lock = threading.Lock()
         self._waiting: set[Waiter] = set()
         self._due: deque[Waiter] = deque()
-        self._is_ringing = False
+        self._away: dict[Waiter, float] = {}  # rung, and when
+        self._began = self._ended = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="herald", daemon=True)
 
@@ -91,11 +96,10 @@ class Herald:
             self._bell.set()
 
     def wake_all(self) -> None:
-        """Wake everybody who waits, whether rows have come or not."""
+        """Wake everybody who waits at once, whether rows have come or not."""
         with self._lock:
             for waiter in self._waiting:
-                self._make_due(waiter)
-            self._ring_next()
+                self._ring(waiter)
 
     def wait(self, waiter: Waiter, seconds: float) -> None:
         """Wait until rows at or beyond a reader's position are announced, or as long as that.
@@ -103,6 +107,7 @@ class Herald:
         Rows of ``gaps`` wake everybody. It may return early; who asks looks for himself.
         """
         with self._lock:
+            self._come_back(waiter)
             self._waiting.add(waiter)
         # What came before we were in the set has rung no bell.
         ends = self._ends()
@@ -113,42 +118,63 @@ class Herald:
         with self._lock:
             self._waiting.discard(waiter)
             waiter.is_due = False
-            if waiter.is_rung:
-                waiter.is_rung = self._is_ringing = False
-                waiter.bell.acquire(blocking=False)  # rung just when the time was over
-                self._ring_next()
+            waiter.bell.acquire(blocking=False)  # it may have been rung just when time was over
+
+    def leave(self, waiter: Waiter) -> None:
+        """Note that a reader has gone for good."""
+        with self._lock:
+            self._come_back(waiter)
 
     def _run(self) -> None:
         while not self._stopping:
             if not self._bell.wait(LOOK_SECONDS):
                 continue
             self._bell.clear()
-            pause = self._announce()
-            self._clock.sleep(pause)
+            self._announce()
+            self._end_round()
+            took = self._ended - self._began
+            self._clock.sleep(max(ROUND_PAUSE_SECONDS, PAUSE_RATIO * took))
 
-    def _announce(self) -> float:
-        """Begin a round; return how long to wait before the next one."""
+    def _announce(self) -> None:
+        """Begin a round."""
         ends, before = self._ends(), self._horizons
         self._horizons = ends
         told = ends[GAPS.name] > before[GAPS.name]
         with self._lock:
+            self._began = self._ended = self._clock.monotonic()
             for waiter in self._waiting:
-                if told or ends[waiter.dataset] > waiter.position:
-                    self._make_due(waiter)
+                if not waiter.is_due and (told or ends[waiter.dataset] > waiter.position):
+                    waiter.is_due = True
+                    self._due.append(waiter)
             self._ring_next()
-            readers = len(self._waiting)
-        return min(ROUND_SECONDS_MIN + readers * ROUND_SECONDS_PER_READER, ROUND_SECONDS_MAX)
+            if self._away:
+                self._all_back.clear()
 
-    def _make_due(self, waiter: Waiter) -> None:
-        if not waiter.is_due and not waiter.is_rung:
-            waiter.is_due = True
-            self._due.append(waiter)
+    def _end_round(self) -> None:
+        """Wait until all who were rung are back, but for nobody who takes too long."""
+        while not self._all_back.wait(BACK_SECONDS) and not self._stopping:
+            late = self._clock.monotonic() - BACK_SECONDS
+            with self._lock:
+                for waiter in [one for one, rung in self._away.items() if rung <= late]:
+                    self._come_back(waiter)
+
+    def _come_back(self, waiter: Waiter) -> None:
+        """Ring the next reader in the place of one who is back."""
+        if self._away.pop(waiter, None) is None:
+            return
+        self._ring_next()
+        if not self._away:
+            self._ended = self._clock.monotonic()
+            self._all_back.set()
 
     def _ring_next(self) -> None:
-        """Ring the next reader who is due, unless one is waking up just now: he will."""
-        while self._due and not self._is_ringing:
+        while self._due and len(self._away) < READERS_AT_ONCE:
             waiter = self._due.popleft()
             if waiter.is_due and waiter in self._waiting:
-                waiter.is_due, waiter.is_rung = False, True
-                self._is_ringing = True
-                waiter.bell.release()
+                self._away[waiter] = self._clock.monotonic()
+                self._ring(waiter)
+
+    def _ring(self, waiter: Waiter) -> None:
+        waiter.is_due = False
+        if waiter.bell.locked():
+            waiter.bell.release()

@@ -130,3 +130,26 @@ def test_readers_that_come_and_go_are_never_forgotten(herald: Herald, ends: Ends
     herald.wake_all()
     appended(herald, ends, "ticks")
     joined(threads)
+
+
+def test_one_who_does_not_come_back_holds_up_nobody(herald: Herald, ends: Ends) -> None:
+    """Far more than may be away at once are rung, and none of them ever says that he is back."""
+    threads = waiting(herald, *["ticks"] * 40)
+    appended(herald, ends, "ticks")
+    joined(threads)
+    joined_again = waiting(herald, "quotes")
+    appended(herald, ends, "quotes")
+    joined(joined_again)
+
+
+def test_one_who_leaves_makes_room_for_the_next(ends: Ends) -> None:
+    herald = Herald(ends, SystemClock())  # without its thread: we are it
+    gone = Waiter("ticks")
+    threads = waiting(herald, *["ticks"] * 8)
+    ends["ticks"] += 1
+    herald._announce()
+    until(lambda: sum(thread.is_alive() for thread in threads) == 4)
+    for waiter in tuple(herald._away):
+        herald.leave(waiter)
+    herald.leave(gone)
+    joined(threads)
