@@ -69,7 +69,10 @@ class BareServer(flight.FlightServerBase):  # type: ignore[misc]
         def batches() -> Iterator[pa.RecordBatch]:
             while not context.is_cancelled():
                 with suppress(queue.Empty):
-                    yield own.get(timeout=0.1)
+                    waiting = [own.get(timeout=0.1)]
+                    while not own.empty():
+                        waiting.append(own.get())
+                    yield pa.concat_batches(waiting)
             self._followers.remove(own)
 
         return flight.GeneratorStream(TICKS.schema, batches())

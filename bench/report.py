@@ -52,9 +52,9 @@ compete with the server.
   a server that counts and forgets, keeps nothing.
 - **latest**: calls take turns with the floor's, so both see the same disturbances.
 - **live**: from the moment a batch is handed to Flight by the feed to the moment a subscriber has
-  it, over all rows and all subscribers, which share one process. The floor hands each batch on as
-  it is; the service validates, gives positions, journals and selects. `batches s` is what one
-  subscriber was sent a second: of many, more wait for the next round and get larger batches.
+  it, over all rows and all subscribers, which share one process. The floor hands on what it has
+  been sent, all that waits at once; the service validates, gives positions, journals and selects.
+  `batches s` is what one subscriber was sent a second: the more there are, the larger they get.
 - **range**: the floor reads a zstd Parquet file of the same rows and streams it.
 - **year**: 252 sessions, no two alike: ticks come at random, most of them while New York trades,
   the price walks at random on its grid, and each tick is received 1 to 50 ms later. A file a day,

@@ -58,9 +58,10 @@ def main() -> None:
     args = parser.parse_args()
     options = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer " + input().encode())])
     pa.array([0]).to_numpy()  # imports pandas the first time, which takes a second
-    client = flight.connect(args.uri)
+    # A connection each: they stand for as many programs.
+    clients = [flight.connect(args.uri) for _ in range(args.count)]
     ticket = flight.Ticket(b'{"op": "live", "dataset": "ticks"}')
-    subscribers = [Subscriber(client.do_get(ticket, options)) for _ in range(args.count)]
+    subscribers = [Subscriber(client.do_get(ticket, options)) for client in clients]
     begins = time.perf_counter() + WARM_UP_SECONDS
     threads = [threading.Thread(target=one.read, args=(begins,)) for one in subscribers]
     for thread in threads:

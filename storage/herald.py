@@ -16,7 +16,7 @@ from typing import Final, final
 from storage.ports import Clock
 from storage.schemas import GAPS
 
-READERS_AT_ONCE: Final = 4
+READERS_AT_ONCE: Final = 2
 """Readers that were rung and are not back: while some send, the next one reads."""
 BACK_SECONDS: Final = 0.002
 """How long a reader may take before the next one is rung all the same: his client may be slow."""
