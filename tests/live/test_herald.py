@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.herald import Herald, Waiter
+from storage.herald import READERS_AT_ONCE, Herald, Waiter
 from storage.ports import SystemClock
 from tests.flight_server.conftest import until
 
@@ -143,13 +143,11 @@ def test_one_who_does_not_come_back_holds_up_nobody(herald: Herald, ends: Ends) 
 
 
 def test_one_who_leaves_makes_room_for_the_next(ends: Ends) -> None:
-    herald = Herald(ends, SystemClock())  # without its thread: we are it
-    gone = Waiter("ticks")
-    threads = waiting(herald, *["ticks"] * 8)
+    herald = Herald(ends, SystemClock())  # without its thread: nobody gives up waiting
+    threads = waiting(herald, *["ticks"] * (2 * READERS_AT_ONCE))
     ends["ticks"] += 1
     herald._announce()
-    until(lambda: sum(thread.is_alive() for thread in threads) == 4)
+    until(lambda: sum(thread.is_alive() for thread in threads) == READERS_AT_ONCE)
     for waiter in tuple(herald._away):
         herald.leave(waiter)
-    herald.leave(gone)
     joined(threads)
