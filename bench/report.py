@@ -59,9 +59,10 @@ compete with the server.
 - **year**: 252 sessions, no two alike: ticks come at random, most of them while New York trades,
   the price walks at random on its grid, and each tick is received 1 to 50 ms later. A file a day,
   as compaction leaves them. For bars and ranges the floor reads one zstd Parquet file of the same
-  rows and streams it; the service reads its own files and checks every page. `peak mib more` is
-  what the server's memory grew by while a year of ticks went out. Disk: the floor is a day as
-  `pq.write_table` writes it; `with dxfeed indices` is that day with sequences that hold its time.
+  rows and streams it; the service reads its own files and checks every page. `peak mib` is the most
+  memory that the server has had, `peak mib more` what that grew by while a year of ticks went out.
+  Disk: the floor is a day as `pq.write_table` writes it; `with dxfeed indices` is that day with
+  sequences that hold its time.
 - **from anywhere**: spans of a thousand ticks at random instants, each asked for once before; the
   floor is told which file to look into.
 - **DuckDB and Polars** read the files of the lake in a process of their own, without a network,
