@@ -41,7 +41,11 @@ class MirrorError(IngestError):
 
 @final
 class SourceSilentError(SourceError):
-    """A feed says nothing, not even that it lives; the connection may be gone without a word."""
+    """A feed says nothing; ``since`` when (µs since 1970), if it seemed alive for longer."""
+
+    def __init__(self, detail: str, *, since: int | None = None) -> None:
+        super().__init__(detail)
+        self.since = since
 
 
 @final

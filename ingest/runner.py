@@ -249,9 +249,10 @@ class _Runner:
         return None
 
     async def _begin_outage(self, failure: Exception) -> None:
-        silent = isinstance(failure, SourceSilentError)
-        since = dict.fromkeys(self._profile.datasets, self._heard)
-        reason = GapReason.SILENCE if silent else GapReason.DISCONNECT
+        start, reason = self._heard, GapReason.DISCONNECT
+        if isinstance(failure, SourceSilentError):
+            start, reason = start if failure.since is None else failure.since, GapReason.SILENCE
+        since = dict.fromkeys(self._profile.datasets, start)
         await self._record(self._outages.begin(since, reason))
 
     async def _note_losses(self) -> None:

@@ -42,6 +42,8 @@ class Intake:
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
+        self.newest = 0
+        """When the last event was received, µs since 1970; signs of life are none."""
 
     async def put(self, frame: Frame) -> None:
         """Take a frame; waits while too much is held."""
@@ -50,6 +52,8 @@ class Intake:
             await self._room.wait()
         self._frames.append(frame)
         self._held += len(frame.values)
+        if frame.values:
+            self.newest = frame.received
         self._filled.set()
 
     async def take(self) -> list[Frame]:

@@ -18,6 +18,7 @@ import structlog
 from tastytrade import Session
 from tastytrade.dxfeed import Quote, TimeAndSale, Trade
 
+from ingest.errors import SourceSilentError
 from ingest.ports import Clock, SystemClock
 from ingest.source import Continuity, SourceProfile, SourceWriter
 from ingest.tastytrade.account import Account, logged_in
@@ -36,6 +37,7 @@ from ingest.tastytrade.events import (
 )
 from ingest.tastytrade.failures import FOREIGN, failure_of
 from ingest.tastytrade.frames import Intake
+from ingest.tastytrade.market import is_open
 from ingest.tastytrade.rotation import seconds_to_rotation
 from ingest.tastytrade.streamer import FeedStreamer, Patience
 from ingest.tastytrade.volume import VolumeWatch
@@ -134,6 +136,7 @@ class TastytradeSource:
         """Hold one connection, and around a rotation two, so that nothing falls between them."""
         old = asyncio.Event()
         async with asyncio.TaskGroup() as connections:
+            connections.create_task(self._expect_data(session, intake))
             while True:
                 await self._look_up(session, writer)
                 over, up = asyncio.Event(), asyncio.Event()
@@ -176,6 +179,19 @@ class TastytradeSource:
             _log.info("following", contracts=everything)
             up.set()
             await over.wait()
+
+    async def _expect_data(self, session: Session, intake: Intake) -> None:
+        """Fail when an open market has nothing to say: keepalives alone prove no feed."""
+        patience = self._options.patience.data_seconds
+        intake.newest = self._clock.now()
+        while True:
+            await self._clock.sleep(patience)
+            silent = self._clock.now() - intake.newest >= patience * 1_000_000
+            if silent and await is_open(session, self._instruments.followed):
+                raise SourceSilentError(
+                    f"the market is open, and no data came for {patience:.0f} s",
+                    since=intake.newest,
+                )
 
     async def _write(self, intake: Intake, writer: SourceWriter) -> None:
         """Write what comes until the intake ends."""

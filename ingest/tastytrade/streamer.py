@@ -36,6 +36,8 @@ HANDSHAKE_SECONDS: Final = 15.0
 """From SETUP to AUTHORIZED; the reference client gives each of its two answers ten seconds."""
 SILENCE_SECONDS: Final = 65.0
 """The feed must send a keepalive within the 60 s we ask for; five more for the way."""
+DATA_SILENCE_SECONDS: Final = 120.0
+"""An open market gives one of our symbols a trade or a quote every few seconds, day and night."""
 KEEPALIVE_SECONDS: Final = 60
 _FATAL: Final = {"UNAUTHORIZED", "TIMEOUT", "UNSUPPORTED_PROTOCOL"}
 
@@ -49,10 +51,12 @@ class Patience:
     Attributes:
         handshake_seconds: For the log-in to the feed.
         silence_seconds: For the next message, whatever it is.
+        data_seconds: For the next event, while the market is open.
     """
 
     handshake_seconds: float = HANDSHAKE_SECONDS
     silence_seconds: float = SILENCE_SECONDS
+    data_seconds: float = DATA_SILENCE_SECONDS
 
 
 class FeedStreamer(DXLinkStreamer):

@@ -11,6 +11,7 @@ import pytest
 from ingest.runner import RunState
 from ingest.tastytrade import FeedOptions, Patience
 from ingest.tastytrade.frames import Frame, Intake
+from ingest.tastytrade.source import CLOCK_MARGIN_US
 from tests.tastytrade.conftest import MNQ, Ledger, Start
 from tests.tastytrade.dxfeed_events import time_and_sale
 from tests.tastytrade.venue import Venue
@@ -82,6 +83,29 @@ def test_silence_is_a_gap_of_its_own_reason(start: Start, ledger: Ledger) -> Non
     start(patience=Patience(silence_seconds=0.2))
     ledger.wait_until_told("the feed said nothing for")
     assert {row["reason"] for row in ledger.wait_for("gaps", 6)} == {"silence"}
+
+
+def test_an_open_market_without_data_is_silence_although_keepalives_come(
+    venue: Venue, start: Start, ledger: Ledger
+) -> None:
+    start(patience=Patience(data_seconds=1.0))
+    venue.wait_for_subscription("Trade", MNQ)
+    venue.send("TimeAndSale", time_and_sale(MNQ, now_ms()))
+    (tick,) = ledger.wait_for("ticks", 1)
+    venue.send_message(type="KEEPALIVE", channel=0)
+    ledger.wait_until_told("the market is open, and no data came")
+    gaps = ledger.wait_for("gaps", 6)
+    assert {gap["reason"] for gap in gaps} == {"silence"}
+    assert {gap["start"] for gap in gaps} == {tick["ts_recv"] - CLOCK_MARGIN_US}
+
+
+def test_a_closed_market_may_be_silent(venue: Venue, start: Start, ledger: Ledger) -> None:
+    venue.manners.open_markets = frozenset()
+    start(patience=Patience(data_seconds=0.05))
+    asked = "/market-time/sessions/current"
+    venue.wait_for(lambda: [one.path for one in venue.requests].count(asked) >= 3)
+    assert len(venue.connections) == 1
+    assert ledger.rows("gaps") == []
 
 
 def test_keepalives_keep_a_quiet_feed_and_end_an_outage(feed: Venue, ledger: Ledger) -> None:

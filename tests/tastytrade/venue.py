@@ -53,6 +53,7 @@ class Manners:
     """Fields that FEED_CONFIG does not give although they were asked for."""
     delayed: bool = False
     expires_in: int = 900
+    open_markets: frozenset[str] = frozenset({"CME", "Equity"})
     futures: list[dict[str, Any]] = field(default_factory=list)
     equities: list[dict[str, Any]] = field(default_factory=list)
 
@@ -233,6 +234,8 @@ class Venue:
         if request.path == "/instruments/equities":
             asked = request.query.get("symbol[]", [])
             return _page([one for one in self.manners.equities if one["symbol"] in asked])
+        if request.path == "/market-time/sessions/current":
+            return self._sessions(request.query["instrument-collections[]"])
         return 404, {"error": {"code": "not_found", "message": request.path}}
 
     def _log_in(self, body: dict[str, str]) -> tuple[int, Any]:
@@ -246,6 +249,14 @@ class Venue:
             "token_type": "Bearer",
             "expires_in": lifetime,
         }
+
+    def _sessions(self, markets: list[str]) -> tuple[int, Any]:
+        states = {True: "Open", False: "Closed"}
+        items = [
+            {"instrument-collection": market, "state": states[market in self.manners.open_markets]}
+            for market in markets
+        ]
+        return 200, {"data": {"items": items}}
 
     async def _dxlink(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
