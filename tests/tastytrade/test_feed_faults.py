@@ -85,10 +85,11 @@ def test_silence_is_a_gap_of_its_own_reason(start: Start, ledger: Ledger) -> Non
     assert {row["reason"] for row in ledger.wait_for("gaps", 6)} == {"silence"}
 
 
+@pytest.mark.slow
 def test_an_open_market_without_data_is_silence_although_keepalives_come(
     venue: Venue, start: Start, ledger: Ledger
 ) -> None:
-    start(patience=Patience(data_seconds=1.0))
+    start(patience=Patience(data_seconds=2.0))
     venue.wait_for_subscription("Trade", MNQ)
     venue.send("TimeAndSale", time_and_sale(MNQ, now_ms()))
     (tick,) = ledger.wait_for("ticks", 1)
