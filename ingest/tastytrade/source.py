@@ -128,9 +128,11 @@ class TastytradeSource:
             intake.end()
             await asyncio.wait({writing}, timeout=LAST_ROWS_SECONDS)
             writing.cancel()
-        for task in (writing, feed):
-            if task.done() and not task.cancelled():
-                task.result()
+            ended = [task for task in (writing, feed) if task.done() and not task.cancelled()]
+            failures = [task.exception() for task in ended]
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     async def _keep_connected(self, session: Session, writer: SourceWriter, intake: Intake) -> None:
         """Hold one connection, and around a rotation two, so that nothing falls between them."""
