@@ -20,12 +20,17 @@ def run(settings: Settings) -> None:
         RoleFailedError: The source failed in a way no retry mends.
     """
     logs.configure("ingest tastytrade", level=settings.log_level, secrets=settings.secrets)
-    source = TastytradeSource(settings.symbols, _account(settings))
+    source = TastytradeSource(settings.symbols, account_of(settings))
     spool = settings.data_directory / SPOOL_DIRECTORY / source.profile.name
     ingest_process.follow(source, settings, spool=spool)
 
 
-def _account(settings: Settings) -> Account:
+def account_of(settings: Settings) -> Account:
+    """Return the configured account.
+
+    Raises:
+        ConfigurationError: There is none, or half of one.
+    """
     settings.require_complete()
     if settings.tt_secret is None or settings.tt_refresh is None:
         raise ConfigurationError(

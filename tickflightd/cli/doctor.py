@@ -1,5 +1,6 @@
 """``tickflightd doctor``: whether or not the service runs."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import rich_click as click
@@ -8,15 +9,20 @@ from tickflightd.cli.shared import json_option, print_json
 from tickflightd.errors import EXIT_DONE, EXIT_FAILED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tickflightd.doctor import Finding
 
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
+@click.option(
+    "--tastytrade", is_flag=True, help="Log in to the configured tastytrade account, too."
+)
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, *, as_json: bool) -> None:
+def doctor(ctx: click.Context, *, tastytrade: bool, as_json: bool) -> None:
     """Examine this machine, the settings and the service, and say what to do.
 
     Exit code 0: nothing worse than a warning; 1: something does not work.
@@ -25,7 +31,7 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     from tickflightd.doctor import Level, examine, worst
 
     findings = []
-    for finding in examine(SystemClock()):
+    for finding in chain(examine(SystemClock()), _feed() if tastytrade else ()):
         findings.append(finding)
         if not as_json:
             _print(finding)
@@ -33,6 +39,12 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json({"level": level.value, "findings": [_fields(one) for one in findings]})
     ctx.exit(EXIT_FAILED if level is Level.FAIL else EXIT_DONE)
+
+
+def _feed() -> "Iterator[Finding]":
+    from tickflightd.doctor import feeds
+
+    return feeds.tastytrade()
 
 
 def _print(finding: "Finding") -> None:
