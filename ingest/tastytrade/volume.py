@@ -20,6 +20,9 @@ SETTLING_US: Final = 5_000_000
 """Every tick of a count has come so much after it: their channels are milliseconds apart."""
 SPACING_US: Final = 5_000_000
 """Between counts that are compared: the ticks of their own moments blur each comparison."""
+SPACING_MAX_US: Final = 160_000_000
+"""A feed that falls short again and again is compared less and less often, down to this: what it
+lacks is told as well by a gap of minutes as by many of seconds."""
 TOLERATED_SHARE: Final = 0.001
 """Of the volume between two counts: corrections move the one and not the other."""
 TOLERATED_SIZE: Final = 0.5
@@ -67,6 +70,7 @@ class _Tally:
     before: _Count | None = None
     waiting: deque[_Count] = field(default_factory=lambda: deque(maxlen=COUNTS_MAX))
     newest: int = 0
+    spacing: int = field(default_factory=lambda: SPACING_US)
 
 
 class VolumeWatch:
@@ -103,7 +107,7 @@ class VolumeWatch:
             known = np.isfinite([volumes[row], times[row], days[row]]).all()
             if tally is None or not known or extended[row] is True:
                 continue
-            if received - tally.newest >= SPACING_US:
+            if received - tally.newest >= tally.spacing:
                 tally.newest = received
                 count = _Count(received, int(days[row]), int(times[row]), float(volumes[row]))
                 tally.waiting.append(count)
@@ -127,7 +131,9 @@ def _compared(tally: _Tally, count: _Count, symbol: str) -> Shortfall | None:
     traded = count.volume - before.volume
     missing = traded - float(sizes[(times >= before.time) & (times <= count.time)].sum())
     if missing <= max(TOLERATED_SIZE, TOLERATED_SHARE * traded):
+        tally.spacing = SPACING_US
         return None
+    tally.spacing = min(2 * tally.spacing, SPACING_MAX_US)
     end = (count.time + 1) * _MILLISECOND_US
     return Shortfall(symbol, before.time * _MILLISECOND_US, end, missing)
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from ingest.tastytrade.contracts import Instrument
 from ingest.tastytrade.events import Events
-from ingest.tastytrade.volume import SETTLING_US, SPACING_US, TICKS_MAX, Shortfall, VolumeWatch
+from ingest.tastytrade.volume import (
+    SETTLING_US,
+    SPACING_MAX_US,
+    SPACING_US,
+    TICKS_MAX,
+    Shortfall,
+    VolumeWatch,
+)
 from tests.tastytrade.conftest import MNQ, Ledger, Start
 from tests.tastytrade.dxfeed_events import Event, time_and_sale, trade
 from tests.tastytrade.venue import Venue
@@ -81,6 +88,25 @@ def test_corrections_do_not_stand_for_what_is_missing(tape: Tape) -> None:
     tape.watch.add_ticks(events(again, received=0))
     tape.count(BEGIN_MS + SPACING_MS)
     assert [one.size for one in tape.found] == [2.0]
+
+
+def test_a_feed_that_always_falls_short_is_told_ever_less_often_and_completely(
+    tape: Tape,
+) -> None:
+    for step in range(1, 200):
+        tape.trade(BEGIN_MS + step * SPACING_MS - 10, 2.0, arrives=False)
+        tape.count(BEGIN_MS + step * SPACING_MS)
+    lengths = [one.end - one.start for one in tape.found]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == SPACING_MAX_US + 1_000
+    assert len(lengths) < 20
+    ends = [one.end - 1_000 for one in tape.found]
+    assert [one.start for one in tape.found[1:]] == ends[:-1], "nothing between them is left out"
+    tape.count(BEGIN_MS + 300 * SPACING_MS)
+    tape.count(BEGIN_MS + 350 * SPACING_MS)
+    tape.trade(BEGIN_MS + 351 * SPACING_MS - 10, 2.0, arrives=False)
+    tape.count(BEGIN_MS + 351 * SPACING_MS)
+    assert tape.found[-1].end - tape.found[-1].start == SPACING_US + 1_000, "it agreed in between"
 
 
 @pytest.mark.parametrize(
