@@ -62,7 +62,7 @@ compete with the server.
   rows and streams it; the service reads its own files and checks every page. `peak mib` is the most
   memory that the server has had, `peak mib more` what that grew by while a year of ticks went out.
   Disk: the floor is a day as `pq.write_table` writes it; `with dxfeed indices` is that day with
-  sequences that hold its time.
+  sequences that hold its time. The further apart ticks are, the more each takes.
 - **from anywhere**: spans of a thousand ticks at random instants, each asked for once before; the
   floor is told which file to look into.
 - **DuckDB and Polars** read the files of the lake in a process of their own, without a network,

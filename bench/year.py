@@ -25,6 +25,8 @@ from storage.schemas import TICKS
 
 MONTH_DAYS: Final = 30
 YEAR_DAYS: Final = 365
+BUSY_TICKS: Final = 1_000_000
+"""A day of MNQ."""
 POINT_ROWS: Final = 1_000
 POINTS: Final = 200
 CALLS: Final = 20
@@ -43,7 +45,7 @@ class _Point:
 def year(home: Path, ticks_a_day: int) -> Iterator[Measure]:
     """Bars, a month of ticks, a year of them and points, beside pyarrow, Polars and DuckDB."""
     written = write_year(home / "data" / "lake", max(ticks_a_day, 2 * POINT_ROWS))
-    yield _disk(home, written, ticks_a_day)
+    yield _disk(home, written)
     points = _points(written)
     ticks = str(table_root(written.lake, TICKS))
     spans = [point.span for point in points]
@@ -56,26 +58,25 @@ def year(home: Path, ticks_a_day: int) -> Iterator[Measure]:
     yield _restart(home)
 
 
-def _disk(home: Path, written: Year, ticks_a_day: int) -> Measure:
-    files = {
-        numbering: write_day(home / numbering.name, ticks_a_day, FIRST_DAY, numbering)
-        for numbering in Numbering
-    }
-    plain = {
-        numbering: plain_bytes(home / "plain.parquet", ticks_a_day, FIRST_DAY, numbering)
-        for numbering in Numbering
-    }
-    rows, other = files[Numbering.FILE].rows, Numbering.DXFEED
+def _disk(home: Path, written: Year) -> Measure:
+    """Measure a busy day, whatever the year's are like: of ticks far apart each takes more."""
+    ours, plain = {}, {}
+    for numbering in Numbering:
+        file = write_day(home / numbering.name, BUSY_TICKS, FIRST_DAY, numbering)
+        ours[numbering] = file.bytes / BUSY_TICKS
+        path = home / "plain.parquet"
+        plain[numbering] = plain_bytes(path, BUSY_TICKS, FIRST_DAY, numbering) / BUSY_TICKS
     return Measure(
-        name=f"disk, {written.ticks:,} ticks, a year of one symbol",
-        value=written.bytes / written.ticks,
+        name=f"disk, {BUSY_TICKS:,} ticks, a day of one symbol",
+        value=ours[Numbering.FILE],
         unit="bytes/tick",
-        floor=plain[Numbering.FILE] / rows,
-        floor_is="pq.write_table, zstd, one day",
+        floor=plain[Numbering.FILE],
+        floor_is="pq.write_table, zstd",
         details={
-            "with_dxfeed_indices": files[other].bytes / rows,
-            "floor_with_them": plain[other] / rows,
-            "gib_of_files": written.bytes / (1 << 30),
+            "with_dxfeed_indices": ours[Numbering.DXFEED],
+            "floor_with_them": plain[Numbering.DXFEED],
+            "bytes_a_tick_of_the_year": written.bytes / written.ticks,
+            "mib_of_the_year": written.bytes / (1 << 20),
             "written_ticks_s": written.ticks / written.writing_seconds,
             "writer_peak_mib": written.peak_mib,
         },
