@@ -39,6 +39,10 @@ _MAY_HOLD: Final[dict[Comparison, Callable[[Any, Any, Any], bool]]] = {
 }
 
 
+_Looks = tuple[int, int, int]
+"""What tells a file from another one of its name: number, size, time of its last change."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What to read of a file.
@@ -69,7 +73,7 @@ class LakeReader:
 
     def __init__(self, lake: Path) -> None:
         self._lake = lake
-        self._footers: OrderedDict[Path, pq.FileMetaData] = OrderedDict()
+        self._footers: OrderedDict[Path, tuple[_Looks, pq.FileMetaData]] = OrderedDict()
         self._changing = threading.Lock()
 
     def batches(self, dataset: Dataset, file: LakeFile, part: Part) -> Iterator[pa.RecordBatch]:
@@ -95,17 +99,25 @@ class LakeReader:
         )
 
     def _footer(self, path: Path) -> pq.FileMetaData:
+        looks = _looks_of(path)
         with self._changing:
-            footer = self._footers.get(path)
-            if footer is not None:
+            known = self._footers.get(path)
+            # A damaged file may have been put back from a backup, under the same name.
+            if known is not None and known[0] == looks:
                 self._footers.move_to_end(path)
-                return footer
+                return known[1]
         footer = pq.read_metadata(path)
         with self._changing:
-            self._footers[path] = footer
+            self._footers[path] = looks, footer
+            self._footers.move_to_end(path)
             while len(self._footers) > FOOTERS_MAX:
                 self._footers.popitem(last=False)
         return footer
+
+
+def _looks_of(path: Path) -> _Looks:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager

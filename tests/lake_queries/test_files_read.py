@@ -166,6 +166,21 @@ class TestDamage:
         with pytest.raises(LakeCorruptError):
             list(answer.batches)
 
+    def test_a_file_that_is_put_back_from_a_backup_is_read_again(self, pool: Pool) -> None:
+        pool.roll(day_of(2_000))
+        (file,) = pool.files
+        path, lake = pool.root / "ticks" / file.path, LakeReader(pool.root)
+        whole = path.read_bytes()
+        pq.write_table(pq.ParquetFile(path).read(["ts_event"]), path)  # as somebody has left it
+        assert rows_of(lake, file) == [None] * 2_000
+        path.write_bytes(whole)
+        assert rows_of(lake, file) == list(range(2_000))
+
+
+def rows_of(lake: LakeReader, file: LakeFile) -> list[int | None]:
+    batches = lake.batches(TICKS, file, Part(("sequence",), 0, FOREVER))
+    return [value for batch in batches for value in batch["sequence"].to_pylist()]
+
 
 class TestMerging:
     def test_a_stream_is_opened_when_the_merge_has_come_to_it(self) -> None:
