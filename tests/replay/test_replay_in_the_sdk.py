@@ -105,15 +105,16 @@ def cut_now_and_then(replay: Replay, cuts: set[int]) -> None:
     """Lose the connection of a dataset before some of its reads."""
     for feed in replay._feeds:
         reads = count()
-        read = feed._watch.reading
+        stream = feed._stream
+        read = stream._watch.reading
 
-        def reading(reads: Any = reads, read: Any = read, feed: Any = feed) -> Any:
+        def reading(reads: Any = reads, read: Any = read, stream: Any = stream) -> Any:
             if next(reads) in cuts:
-                feed._stream.cancel()
+                stream.cancel()
             return read()
 
-        feed._watch.reading = reading  # type: ignore[method-assign] # what a network does
-        feed._delay = lambda: 0.0  # type: ignore[method-assign]
+        stream._watch.reading = reading  # type: ignore[method-assign] # what a network does
+        stream._delay = lambda: 0.0  # type: ignore[method-assign]
 
 
 def test_a_lost_connection_is_counted(client: tickflight.Client) -> None:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-import random
 import threading
-import time
-import weakref
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 
 from tickflight.coverage import Coverage, gap_of
-from tickflight.errors import (
-    DeadlineError,
-    ServerError,
-    TickflightError,
-    UnavailableError,
-    map_errors,
-)
-from tickflight.link import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS
+from tickflight.errors import ServerError, UnavailableError
+from tickflight.lasting import PROBE_SECONDS, LastingStream
 from tickflight.progress import TELLING, Position, Progress
 from tickflight.result import plain_schema
 
@@ -37,11 +26,6 @@ SILENCE_SECONDS: Final = 10.0
 """Silence after which a connection counts as lost: five heartbeats of the server."""
 HISTORY_SILENCE_SECONDS: Final = 120.0
 """The same while a history is read: the server may have much to sort before it says anything."""
-PROBE_SECONDS: Final = 5.0
-"""How long a server may take to say that it is there again."""
-_LOOK_SECONDS: Final = 1.0
-
-logger = logging.getLogger(__name__)
 
 
 class Live:
@@ -66,8 +50,6 @@ class Live:
         on_gap: Callable[[Gap], None] | None = None,
         on_caught_up: Callable[[], None] | None = None,
     ) -> None:
-        self.reconnects = 0
-        """How often the connection was lost and made again."""
         self._base = connection
         self._dataset = dataset
         self._asked = dict(asked)
@@ -76,16 +58,18 @@ class Live:
         self._on_caught_up = on_caught_up
         self._is_catching_up = True
         self._progress = Progress(dataset, after)
-        self._failures = 0
         self._closing = threading.Event()
-        self._connection = connection
-        self._silent_since: float | None = None
         if self._columns is not None:
             self._ask_for_telling_columns(self._columns)
-        self._connection, self._stream = self._connected()
+        self._stream = LastingStream(
+            connection,
+            self._ticket,
+            patience=self._patience,
+            again=self._note_connected,
+            closing=self._closing,
+        )
         self.schema = self._schema()
         """Schema of every batch; its metadata has the coverage of the history."""
-        _start_watching(self, self._closing)
 
     def __repr__(self) -> str:
         state = "closed" if self._closing.is_set() else "caught up" if self.caught_up else "behind"
@@ -106,12 +90,16 @@ class Live:
             chunk = self._read()
             rows = None if chunk.data is None or not chunk.data.num_rows else chunk.data
             about = _about(chunk.app_metadata)
-            self._failures = 0
             fresh = self._progress.take(about, rows)
             if "gap" in about and self._on_gap is not None:
                 self._on_gap(gap_of(about["gap"]))
             if fresh is not None:
                 return fresh if self._columns is None else fresh.select(self._columns)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return self._stream.reconnects
 
     @property
     def caught_up(self) -> bool:
@@ -135,78 +123,33 @@ class Live:
 
     def close(self) -> None:
         """End the stream; whoever waits for a batch is told that there are no more."""
-        self._closing.set()
-        self._hang_up()
+        self._stream.close()
 
     # The connection
 
     def _read(self) -> flight.FlightStreamChunk:
-        """Return the next message, over as many connections as it takes.
+        """Return the next message.
 
         Raises:
             StopIteration: The stream is over.
         """
-        while not self._closing.is_set():
-            self._silent_since = time.monotonic()
+        while True:
             try:
-                with map_errors():
-                    return self._stream.read_chunk()
-            except (UnavailableError, DeadlineError) as error:
-                self._reconnect(error)
+                return self._stream.read()
             except StopIteration:
-                if "end" in self._asked:
+                if self._closing.is_set() or "end" in self._asked:
                     self.close()
                     raise
-                self._reconnect(UnavailableError("the server has ended the stream"))
-            finally:
-                self._silent_since = None
-        raise StopIteration
+                self._stream.reconnect(UnavailableError("the server has ended the stream"))
 
-    def _reconnect(self, error: TickflightError) -> None:
-        if self._closing.is_set():
-            return
-        self.reconnects += 1
-        logger.info("live stream of %s lost: %s", self._dataset, error)
-        while not self._closing.wait(self._delay()):
-            self._hang_up()
-            try:
-                self._connection, self._stream = self._connected()
-            except (UnavailableError, DeadlineError) as failure:
-                logger.debug("live stream of %s: %s", self._dataset, failure)
-                continue
-            self._is_catching_up = True
-            if self._closing.is_set():  # meanwhile, by another thread
-                self._hang_up()
-            return
+    def _ticket(self) -> Mapping[str, object]:
+        return {**self._asked, "dataset": self._dataset, **self._progress.resumption}
 
-    def _delay(self) -> float:
-        delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        return delay * (0.5 + random.random() / 2)  # noqa: S311 - no secret
+    def _patience(self) -> float:
+        return HISTORY_SILENCE_SECONDS if self._progress.in_history else SILENCE_SECONDS
 
-    def _connected(self) -> tuple[Connection, flight.FlightStreamReader]:
-        ticket = {**self._asked, "dataset": self._dataset, **self._progress.resumption}
-        connection = self._base.again()
-        try:
-            # A stream has no deadline, so find out first whether anybody is there.
-            connection.schema(ticket, timeout=PROBE_SECONDS)
-            return connection, connection.get(ticket, timeout=None)
-        except TickflightError:
-            connection.close()
-            raise
-
-    def _hang_up(self) -> None:
-        with suppress(TickflightError), map_errors():
-            self._stream.cancel()
-            self._connection.close()
-
-    def end_silence(self) -> None:
-        """Cut a connection on which nothing has come for too long."""
-        since = self._silent_since
-        patience = HISTORY_SILENCE_SECONDS if self._progress.in_history else SILENCE_SECONDS
-        if since is not None and time.monotonic() - since > patience:
-            with suppress(TickflightError), map_errors():
-                self._stream.cancel()
+    def _note_connected(self) -> None:
+        self._is_catching_up = True
 
     # What comes
 
@@ -218,8 +161,7 @@ class Live:
         self._asked["columns"] = list(dict.fromkeys((*columns, *telling)))
 
     def _schema(self) -> pa.Schema:
-        with map_errors():
-            schema = plain_schema(self._stream.schema)
+        schema = plain_schema(self._stream.schema)
         if self._columns is None:
             return schema
         fields = [schema.field(name) for name in self._columns]
@@ -231,22 +173,6 @@ class Live:
             self._is_catching_up = False
             if self._on_caught_up is not None:
                 self._on_caught_up()
-
-
-def _start_watching(live: Live, closing: threading.Event) -> None:
-    threading.Thread(
-        target=_watch, args=(weakref.ref(live), closing), name="tickflight-live", daemon=True
-    ).start()
-
-
-def _watch(live: weakref.ref[Live], closing: threading.Event) -> None:
-    """Look after a stream until it is closed, or nobody has it any more."""
-    while not closing.wait(_LOOK_SECONDS):
-        stream = live()
-        if stream is None:
-            return
-        stream.end_silence()
-        del stream
 
 
 def _about(metadata: pa.Buffer | None) -> dict[str, Any]:

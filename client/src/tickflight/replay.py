@@ -7,31 +7,20 @@ paced: at any moment as little is read ahead as gRPC holds, and a batch of each 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import random
 import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 
 from tickflight.coverage import Coverage
-from tickflight.errors import (
-    DeadlineError,
-    InvalidRequestError,
-    ServerError,
-    TickflightError,
-    UnavailableError,
-    map_errors,
-)
-from tickflight.link import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS
+from tickflight.errors import InvalidRequestError, ServerError, TickflightError
+from tickflight.lasting import LastingStream
 from tickflight.result import plain_schema
-from tickflight.silence import SilenceWatch
 
 if TYPE_CHECKING:
     from pyarrow import flight
@@ -51,8 +40,6 @@ _MICROSECONDS: Final = 1_000_000
 
 Columns = Mapping[str, Iterable[str]] | Iterable[str]
 """Columns of each dataset, or the same of all."""
-
-logger = logging.getLogger(__name__)
 
 
 class Pace:
@@ -247,14 +234,10 @@ class _Feed:
     ) -> None:
         self.dataset: str = ticket["dataset"]
         self.rank = rank
-        self.reconnects = 0
         self._columns = None if columns is None else list(columns)
-        self._base = connection
-        self._closing = closing
         self._ticket = dict(ticket)
         if self._columns is not None:
             self._ticket["columns"] = list(dict.fromkeys((*self._columns, RECEIVED)))
-        self._failures = 0
         # What was read and not given out yet.
         self._rows: pa.RecordBatch | None = None
         self._receipts: Sequence[int] = ()
@@ -264,17 +247,25 @@ class _Feed:
         self._last = -1
         self._rows_at_last = 0
         self._known: int | None = None
-        self._connection, self._stream = self._connected()
-        self._watch = SilenceWatch(self._hang_up, patience_seconds=SILENCE_SECONDS)
+        self._stream = LastingStream(
+            connection,
+            lambda: self._ticket,
+            patience=lambda: SILENCE_SECONDS,
+            again=self._note_connected,
+            closing=closing,
+        )
         try:
-            with map_errors(), self._watch.reading():
-                about = _about(self._stream.read_chunk())
-                self.schema = self._projected(plain_schema(self._stream.schema))
+            about = _about(self._stream.first())
+            self.schema = self._projected(plain_schema(self._stream.schema))
         except TickflightError:
             self.close()
             raise
         self.span = {name: about[name] for name in ("start", "end")}
         self._ticket |= self.span
+
+    @property
+    def reconnects(self) -> int:
+        return self._stream.reconnects
 
     @property
     def receipt(self) -> int:
@@ -311,60 +302,22 @@ class _Feed:
         ]
 
     def close(self) -> None:
-        self._watch.close()
-        self._hang_up()
+        self._stream.close()
 
     # The connection
 
     def _read(self) -> pa.RecordBatch | None:
-        """Return the next batch, over as many connections as it takes; None at the end."""
-        while not self._closing.is_set():
+        """Return the next batch, None at the end."""
+        while True:
             try:
-                with map_errors(), self._watch.reading():
-                    chunk = self._stream.read_chunk()
+                chunk = self._stream.read()
             except StopIteration:
                 return None
-            except (UnavailableError, DeadlineError) as error:
-                self._reconnect(error)
-                continue
-            self._failures = 0
             if chunk.data is not None and chunk.data.num_rows:
                 return chunk.data
-        return None
 
-    def _reconnect(self, error: TickflightError) -> None:
-        if self._closing.is_set():
-            return
-        self.reconnects += 1
-        logger.info("replay of %s lost: %s", self.dataset, error)
-        while not self._closing.wait(self._delay()):
-            self._hang_up()
-            try:
-                self._connection, self._stream = self._connected()
-            except (UnavailableError, DeadlineError) as failure:
-                logger.debug("replay of %s: %s", self.dataset, failure)
-                continue
-            self._known = self._rows_at_last
-            return
-
-    def _delay(self) -> float:
-        delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        return delay * (0.5 + random.random() / 2)  # noqa: S311 - no secret
-
-    def _connected(self) -> tuple[Connection, flight.FlightStreamReader]:
-        # A connection of its own: a stream that waits to be read would hold up others on it.
-        connection = self._base.again()
-        try:
-            return connection, connection.get(self._ticket, timeout=None)
-        except TickflightError:
-            connection.close()
-            raise
-
-    def _hang_up(self) -> None:
-        with suppress(TickflightError), map_errors():
-            self._stream.cancel()
-            self._connection.close()
+    def _note_connected(self) -> None:
+        self._known = self._rows_at_last
 
     # What comes
 

@@ -17,8 +17,8 @@ class SilenceWatch:
     """Hangs up when a read takes too long; ends when it is closed, or nobody has it any more."""
 
     def __init__(self, hang_up: Callable[[], None], *, patience_seconds: float) -> None:
+        self.patience_seconds = patience_seconds
         self._hang_up = hang_up
-        self._patience = patience_seconds
         self._since: float | None = None
         self._closed = threading.Event()
         threading.Thread(
@@ -40,7 +40,7 @@ class SilenceWatch:
     def look(self) -> None:
         """Hang up if the silence has lasted too long."""
         since = self._since
-        if since is not None and time.monotonic() - since > self._patience:
+        if since is not None and time.monotonic() - since > self.patience_seconds:
             self._hang_up()
 
     def close(self) -> None:
